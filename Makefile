@@ -1,0 +1,60 @@
+# make run     set up and run the slides' experiment        make run NAME=fashion-mnist   the real images
+# make test    set up and run every notebook and test       make lab                      JupyterLab on the book
+# make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
+
+NAME ?= synthetic
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+ifneq ($(wildcard ../shared/data),)
+export DISTILLNB_DATA ?= $(abspath ../shared/data)
+endif
+
+NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FACTS := settings.ini setup.py constraints.txt pyproject.toml
+
+.PHONY: run test lab nbs results clean
+.DEFAULT_GOAL := run
+
+run: .venv/installed
+	distillnb run $(NAME) --out runs/$(NAME)
+
+test: .venv/installed-dev
+	ls $(NOTEBOOKS) | xargs -P 2 -I{} nbdev-test {} --n-workers 0
+	python -m pytest
+
+lab: .venv/installed-lab
+	jupyter lab --notebook-dir=nbs
+
+nbs: .venv/installed-dev
+	nbdev-export
+	ls $(NOTEBOOKS) | xargs -P 2 -I{} nbdev-test {} --n-workers 0 --save
+	nbdev-clean
+	jupyter nbconvert --log-level=ERROR --to markdown --output-dir=. --output=README nbs/index.ipynb
+
+results: .venv/installed
+	distillnb run synthetic --protocol clean --out results/synthetic-clean
+	distillnb run synthetic --protocol authors --out results/synthetic-authors
+	distillnb run fashion-mnist --out results/fashion-mnist
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python $(FACTS)
+	$(INSTALL) --editable '.[experiments]'
+	touch $@
+
+.venv/installed-lab: .venv/installed
+	$(INSTALL) --editable '.[lab]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
