@@ -12,18 +12,17 @@ ifneq ($(wildcard ../shared/data),)
 export DISTILLNB_DATA ?= $(abspath ../shared/data)
 endif
 
-NOTEBOOKS := $(sort $(wildcard nbs/*.ipynb))
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FACTS := settings.ini setup.py constraints.txt pyproject.toml
 
-.PHONY: run test lab nbs results clean
+.PHONY: run test lab nbs readme results clean
 .DEFAULT_GOAL := run
 
 run: .venv/installed
 	distillnb run $(NAME) --out runs/$(NAME)
 
 test: .venv/installed-dev
-	ls $(NOTEBOOKS) | xargs -P 2 -I{} nbdev-test {} --n-workers 0
+	python tests/execute.py
 	python -m pytest
 
 lab: .venv/installed-lab
@@ -31,9 +30,13 @@ lab: .venv/installed-lab
 
 nbs: .venv/installed-dev
 	nbdev-export
-	ls $(NOTEBOOKS) | xargs -P 2 -I{} nbdev-test {} --n-workers 0 --save
-	nbdev-clean
+	python tests/execute.py
+	cp executed/*.ipynb nbs/
+	$(MAKE) readme
+
+readme: # the links of nbs/index.ipynb, as seen from the top
 	jupyter nbconvert --log-level=ERROR --to markdown --output-dir=. --output=README nbs/index.ipynb
+	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]{2}_),\1nbs/\2,g' README.md && rm README.md.bak
 
 results: .venv/installed
 	distillnb run synthetic --protocol clean --out results/synthetic-clean
@@ -57,4 +60,4 @@ results: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv build dist *.egg-info runs executed

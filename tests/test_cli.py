@@ -1,0 +1,125 @@
+"""What a shell sees of the command: exit codes, two channels, no noise, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = "import sys; from distillnb.cli import main; sys.exit(main())"
+
+
+def distillnb(*words, before="", cwd):
+    "Run the command in a fresh Python, away from the repository; `before` is code that runs first."
+    return subprocess.run([sys.executable, "-c", before + COMMAND, *words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("line", ["--version", "--help", "list", "run --help", "table --help"])
+def test_information_goes_to_the_output(line, tmp_path):
+    result = distillnb(*line.split(), cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "cure"),
+    [
+        ("runn synthetic", "run, table, plot, list"),
+        ("run sinthetic", "did you mean synthetic?"),
+        ("run synthetic --methods none,gradeint", "did you mean gradient?"),
+        ("run synthetic --protocol honest", "clean, authors"),
+        ("run synthetic --scale huge", "smoke, laptop, paper"),
+        ("run synthetic --seeds -1", "--help"),
+        ("run synthetic --seeds many", "whole number from 1"),
+        ("run synthetic --colour red", "--help"),
+        ("run", "--help"),
+        ("plot runs/synthetic", "distillnb run synthetic"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(line, cure, tmp_path):
+    result = distillnb(*line.split(), cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("distillnb: ") and result.stderr.count("\n") == 1 and cure in result.stderr
+    assert not list(tmp_path.iterdir()), "bad usage must not leave anything behind"
+
+
+def test_no_command_shows_the_help_and_fails(tmp_path):
+    result = distillnb(cwd=tmp_path)
+    assert result.returncode == 2 and "examples:" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "list", "run --help", "run sinthetic", "table nowhere"])
+def test_nothing_heavy_is_loaded_without_need(line, tmp_path):
+    code = f"from distillnb.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not {"tensorflow", "keras", "matplotlib", "sklearn", "optuna"} & set(result.stderr.split())
+
+
+def test_a_run_from_beginning_to_end(tmp_path):
+    "No noise on the error channel, not even TensorFlow's, and the table again to the letter."
+    run = "run synthetic --scale smoke --methods none gradient --seeds 2 --out here/now".split()
+    result = distillnb(*run, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    left = {path.name for path in (tmp_path / "here/now").iterdir()}
+    assert left >= {"records.jsonl", "environment.json", "table.csv", "table.md", "by-method.png", "cost.png"}
+    records = [json.loads(row) for row in (tmp_path / "here/now/records.jsonl").read_text().splitlines()]
+    assert [(r["method"], r["seed"]) for r in records] == [(m, s) for m in ("none", "gradient") for s in (0, 1)]
+
+    before = {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir()}
+    table = distillnb("table", "here/now", cwd=tmp_path)
+    assert (table.returncode, table.stderr) == (0, "") and table.stdout.strip() in result.stdout
+    plot = distillnb("plot", "here/now", cwd=tmp_path)
+    assert (plot.returncode, plot.stderr) == (0, "") and "here/now/cost.png" in plot.stdout
+    assert before == {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir()}
+
+
+@pytest.mark.parametrize("text", ["not JSON", '{"method": "none"', "{}", "[1, 2]"])
+@pytest.mark.parametrize("command", ["table", "plot"])
+def test_damaged_records_are_bad_values(text, command, tmp_path):
+    (tmp_path / "records.jsonl").write_text(text + "\n")
+    result = distillnb(command, ".", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_folder_that_cannot_be_made_fails_before_the_work(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    result = distillnb("run", "synthetic", "--out", "taken", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "taken" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "optuna"])
+def test_a_missing_package_is_one_line_with_the_cure(package, tmp_path):
+    before = f"import sys; sys.modules[{package!r}] = None\n"
+    result = distillnb(*"run synthetic --scale smoke --methods tpe --seeds 1".split(), before=before, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert package in result.stderr and "distillnb[experiments]" in result.stderr and result.stderr.count("\n") == 1
+
+
+FAKE = """
+import sys, time, types
+import distillnb.experiments as experiments
+sys.modules["keras"] = types.ModuleType("keras")  # an experiment that needs no TensorFlow
+def run_experiment(*args, **options):
+    {body}
+experiments.run_experiment = run_experiment
+"""
+
+
+def test_a_fault_of_ours_is_shown_in_full(tmp_path):
+    result = distillnb("run", "synthetic", before=FAKE.format(body="return 1 / 0"), cwd=tmp_path)
+    assert result.returncode == 1 and "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_is_one_line_and_130(tmp_path):
+    code = FAKE.format(body="print('begun', flush=True); time.sleep(60)") + COMMAND
+    command = [sys.executable, "-c", code, "run", "synthetic"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "distillnb: stopped by Ctrl-C\n")

@@ -1,0 +1,123 @@
+"""Tests that cannot fail prove nothing: six slips of the pen, each of which must break its notebook.
+
+A mutant replaces one piece of an exported cell in a copy of the notebook and runs the copy, which must end with an
+AssertionError. `pytest tests/test_mutants.py -v` lists them.
+"""
+
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import pytest
+from book import NBS, ROOT, executed, flags, source
+from execute import run_notebook
+
+
+class Mutant(NamedTuple):
+    slip: str  # what goes wrong
+    notebook: str  # where
+    old: str  # text that occurs once in the exported cells
+    new: str
+
+
+MUTANTS = [
+    Mutant(
+        "teacher and student swapped",
+        "03_losses",
+        "tf.nn.softmax(t) * tf.nn.log_softmax(z)",
+        "tf.nn.softmax(z) * tf.nn.log_softmax(t)",
+    ),
+    Mutant(
+        "T^2 where it should not be",
+        "03_losses",
+        "T**2 * listened if t_squared else listened",
+        "T**2 * listened",
+    ),
+    Mutant(
+        "KL turned round",
+        "03_losses",
+        "tf.exp(log_p) * (log_p - log_q)",
+        "tf.exp(log_q) * (log_q - log_p)",
+    ),
+    Mutant(
+        "the hypergradient's sign, inside out",
+        "05_hypergradient",
+        "direction = [-rate * d for d in v]",
+        "direction = [rate * d for d in v]",
+    ),
+    Mutant(
+        "the hypergradient's sign, by differences",
+        "05_hypergradient",
+        "-rate * (up - down)",
+        "rate * (up - down)",
+    ),
+    Mutant(
+        "gamma dropped, inside out",
+        "05_hypergradient",
+        "direction = [-rate * d for d in v]",
+        "direction = [-d for d in v]",
+    ),
+    Mutant(
+        "gamma dropped, by differences",
+        "05_hypergradient",
+        "-rate * (up - down)",
+        "-(up - down)",
+    ),
+    Mutant(
+        "the abscissa off by one, in the fit",
+        "06_extrapolation",
+        "values.mean(0) - slope * (n - 1) / 2",
+        "values.mean(0) - slope * (n + 1) / 2",
+    ),
+    Mutant(
+        "the abscissa off by one, along the line",
+        "06_extrapolation",
+        "predict(line, z)) for z in range(e1, e1 + walk)",
+        "predict(line, z + 1)) for z in range(e1, e1 + walk)",
+    ),
+    Mutant(
+        "the abscissa off by one, in the compiled loop",
+        "07_training",
+        "line = _line_at(memory, z)",
+        "line = _line_at(memory, z + 1)",
+    ),
+]
+
+
+def write(mutant, folder):
+    "A small project in which one notebook has the slip; the modules beside it are sound."
+    for name in ("distillnb", "results"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    notebook = json.loads((NBS / f"{mutant.notebook}.ipynb").read_text(encoding="utf-8"))
+    hits = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "export" in flags(cell):
+            hits += source(cell).count(mutant.old)
+            cell["source"] = source(cell).replace(mutant.old, mutant.new)
+    assert hits == 1, f"{mutant.old!r} occurs {hits} times in {mutant.notebook}: mend the mutant in {__name__}.py"
+    (folder / "nbs").mkdir()
+    path = folder / "nbs" / f"{mutant.notebook}.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, tmp_path_factory):
+    "The mutants that were asked for, run two at a time: {slip: future}."
+    items = [item for item in request.session.items if item.path == request.path]
+    chosen = [item.callspec.params["mutant"] for item in items if "mutant" in item.callspec.params]
+    with ThreadPoolExecutor(2) as pool:
+        start = lambda mutant: run_notebook(write(mutant, tmp_path_factory.mktemp("mutant")))
+        yield {mutant.slip: pool.submit(start, mutant) for mutant in chosen}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.slip)
+def test_mutant_is_caught(mutant, outcomes):
+    executed(NBS / f"{mutant.notebook}.ipynb")  # without the slip it passes
+    passed, said, *_ = outcomes[mutant.slip].result()
+    assert not passed, f"{mutant.notebook} does not notice: {mutant.slip}. Add an assert that does"
+    error = re.search(r"^(\w+) in \S+\.ipynb:$", said, re.M)
+    assert error and error[1] == "AssertionError", f"an assert must catch it, not\n{said}"
