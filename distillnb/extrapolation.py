@@ -76,12 +76,12 @@ def safe_horizon(
     within = prediction_error(line, ahead) <= tolerance
     return int(np.logical_and.accumulate(within.reshape(limit, -1).all(1)).sum())
 
-# %% ../nbs/06_extrapolation.ipynb #d5fdd125
+# %% ../nbs/06_extrapolation.ipynb #f4e3e769
 class Ledger(NamedTuple):
     "How many steps computed a hypergradient, and how many were predicted by a line."
 
-    hypergradients: int
-    saved: int
+    hypergradients: int  # steps that paid
+    saved: int  # steps that walked along a line
 
 # %% ../nbs/06_extrapolation.ipynb #91766bf4
 def follow(

@@ -6,7 +6,7 @@
 __all__ = ['FAULTS', 'OuterOptimizer', 'sgd', 'adam', 'Move', 'fixed', 'random', 'gradient', 'lines', 'State', 'Record', 'start',
            'bilevel_step', 'batch_order', 'compile_loop', 'Run', 'train']
 
-# %% ../nbs/07_training.ipynb #7211f82d
+# %% ../nbs/07_training.ipynb #4fe4f65d
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,7 +18,7 @@ import tensorflow as tf
 from .bilevel import Bilevel
 from .hypergradient import Step, one_step, sgd_step
 
-# %% ../nbs/07_training.ipynb #cf02e0fb
+# %% ../nbs/07_training.ipynb #831b64ee
 class OuterOptimizer(NamedTuple):
     "A rule that moves the metaparameters down the hypergradient."
 
@@ -45,7 +45,7 @@ def _positive(**numbers):
 def _sgd(lam, hypergradient, slots):
     return lam - slots["rate"] * tf.clip_by_value(hypergradient, -slots["clip"], slots["clip"]), slots
 
-# %% ../nbs/07_training.ipynb #f4dc3605
+# %% ../nbs/07_training.ipynb #aaf0f0d9
 def adam(
     rate: float,  # outer learning rate, > 0; about the largest move per step
     decay: float = 0.9,  # of the running mean, in [0, 1)
@@ -67,7 +67,7 @@ def _adam(lam, h, slots):
     move = mean / (1 - a**count) / (tf.sqrt(square / (1 - b**count)) + 1e-8)
     return lam - slots["rate"] * move, slots | {"mean": mean, "square": square, "count": count}
 
-# %% ../nbs/07_training.ipynb #af898bb5
+# %% ../nbs/07_training.ipynb #97a3a128
 class Move(NamedTuple):
     "A way to move the metaparameters during training."
 
@@ -95,7 +95,7 @@ def _never(memory):
 def _stay(lam, hypergradient, memory):
     return lam, memory
 
-# %% ../nbs/07_training.ipynb #fb41d00a
+# %% ../nbs/07_training.ipynb #025ce0c7
 def gradient(
     outer: OuterOptimizer,  # `sgd` or `adam`
     project: Callable = tf.identity,  # lam -> the nearest point within the bounds
@@ -116,7 +116,7 @@ def _gradient_step(update, project):
 
     return _step
 
-# %% ../nbs/07_training.ipynb #0cd73704
+# %% ../nbs/07_training.ipynb #6aca8cad
 def lines(
     outer: OuterOptimizer,  # `sgd` or `adam`, for the gradient phases
     e1: int,  # length of the gradient phase, >= 3 steps
@@ -141,7 +141,7 @@ def lines(
 def _in_gradient_phase(memory):
     return (memory["position"] < memory["e1"])[:, 0]
 
-# %% ../nbs/07_training.ipynb #9a674a6e
+# %% ../nbs/07_training.ipynb #2be31b5c
 def _polynomials(memory, z):
     "z - mean and the parabola orthogonal to lines, with their squared norms over a gradient phase."
     n = memory["e1"]
@@ -160,7 +160,7 @@ def _error_at(memory, z):
     variance = tf.maximum(left, 0) / (n - 2)
     return tf.sqrt(variance * (1 + 1 / n + d**2 / d_norm) + (memory["qy"] / q_norm * q) ** 2)
 
-# %% ../nbs/07_training.ipynb #8ee36710
+# %% ../nbs/07_training.ipynb #ad1c73b3
 @lru_cache
 def _line_step(update, project):
     def _step(lam, hypergradient, memory):
@@ -190,7 +190,7 @@ def _remember(memory, lam, dear):
     sums = {k: tf.where(dear, tf.where(fresh, 0.0, memory[k]) + v, memory[k]) for k, v in new.items()}
     return memory | sums | {"first": first}
 
-# %% ../nbs/07_training.ipynb #3c7a757e
+# %% ../nbs/07_training.ipynb #3c2440b3
 class State(NamedTuple):
     "Everything that a training needs to go on; each tensor has a leading axis of R replicas."
 
@@ -211,7 +211,7 @@ class Record(NamedTuple):
     outer_loss: tf.Tensor  # [R], after the step; NaN where no hypergradient was asked for
     hypergradients: tf.Tensor  # [R] int32, 1 where one was used
 
-# %% ../nbs/07_training.ipynb #43ff3bd9
+# %% ../nbs/07_training.ipynb #b7b84bf5
 def start(
     weights: list,  # tensors, with a leading axis [R] if lam has one
     lam: Any,  # [R, P] or [P], the point where the metaparameters start
@@ -230,7 +230,7 @@ def start(
     none = tf.zeros([R], tf.int32)
     return State(weights, non_trainable, lam, memory, tf.constant(0), none, none)
 
-# %% ../nbs/07_training.ipynb #321f2e14
+# %% ../nbs/07_training.ipynb #47a8014e
 FAULTS = ("inner loss", "outer loss", "hypergradient", "weights", "metaparameters")
 
 
@@ -249,7 +249,7 @@ def _finite(tensors):
     flat = [tf.reduce_all(tf.math.is_finite(tf.reshape(t, [t.shape[0], -1])), 1) for t in tf.nest.flatten(tensors)]
     return tf.reduce_all(tf.stack(flat), 0)
 
-# %% ../nbs/07_training.ipynb #4314cc33
+# %% ../nbs/07_training.ipynb #e7d26569
 def bilevel_step(
     problem: Bilevel,  # inner and outer loss
     move: Move,  # who moves the metaparameters
@@ -274,7 +274,7 @@ def bilevel_step(
 
     return _step
 
-# %% ../nbs/07_training.ipynb #f292ecb3
+# %% ../nbs/07_training.ipynb #b03b1471
 def _plain_step(problem, weights, lam, train_batch, rate, non_trainable):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
@@ -299,7 +299,7 @@ def _each(function):
 
     return _mapped
 
-# %% ../nbs/07_training.ipynb #0919d80d
+# %% ../nbs/07_training.ipynb #5418be07
 def _advance(state, imagined, taken, lam, memory, wanted):
     wanted = tf.broadcast_to(wanted, state.fault.shape)
     outer_loss = tf.where(wanted, imagined.outer_loss, tf.zeros_like(imagined.outer_loss))
@@ -315,7 +315,7 @@ def _advance(state, imagined, taken, lam, memory, wanted):
     used = tf.cast(well & wanted, tf.int32)
     return new, Record(lam, or_nan(well, taken.inner_loss), or_nan(well & wanted, outer_loss), used)
 
-# %% ../nbs/07_training.ipynb #6b7bdbf8
+# %% ../nbs/07_training.ipynb #f6d5536e
 def batch_order(
     seed: int,  # of the replica
     purpose: str,  # "train" or "validation": separate streams
@@ -337,7 +337,7 @@ def batch_order(
     row = lambda step: epochs[step // per_epoch][step % per_epoch * batch_size :][:batch_size]
     return np.stack([row(step) for step in range(first, first + count)])
 
-# %% ../nbs/07_training.ipynb #704cecbf
+# %% ../nbs/07_training.ipynb #29d59e79
 def compile_loop(
     problem: Bilevel,  # inner and outer loss
     move: Move,  # who moves the metaparameters
@@ -362,7 +362,7 @@ def _compiled(problem, wants, move_step, order, route, jit_compile):
 
     return tf.function(_loop, jit_compile=jit_compile, autograph=False)
 
-# %% ../nbs/07_training.ipynb #51260b71
+# %% ../nbs/07_training.ipynb #d6a9e4b4
 def _pick(data, rows, i):
     return data if rows is None else {k: tf.gather(v, rows[i], batch_dims=1) for k, v in data.items()}
 
@@ -379,7 +379,7 @@ def _many(take, state, length, count):
     _, state, records = tf.while_loop(lambda i, *_: i < count, _body, begin, maximum_iterations=length)
     return state, tf.nest.map_structure(lambda array: array.stack(), records)
 
-# %% ../nbs/07_training.ipynb #12e96706
+# %% ../nbs/07_training.ipynb #f829c4a7
 class Run(NamedTuple):
     "What a training leaves behind; R replicas on the second axis."
 
@@ -391,7 +391,7 @@ class Run(NamedTuple):
     evaluations: list  # (step, evaluate(state)) at the start and after each call
     stopped: dict  # replica -> message, for those that met a number that is not finite
 
-# %% ../nbs/07_training.ipynb #006279dd
+# %% ../nbs/07_training.ipynb #63e505c8
 def train(
     loop: Callable,  # from `compile_loop`
     state: State,  # from `start` with the same move, or from an earlier run
@@ -417,7 +417,7 @@ def train(
         look(state)
     return _report(state, lam, records, evaluations)
 
-# %% ../nbs/07_training.ipynb #9daef7e7
+# %% ../nbs/07_training.ipynb #d8c34fa5
 def _resident(data, R):
     shared = np.ndim(data["y"]) == 1
     arrays = {k: np.broadcast_to(v, (R, *np.shape(v))) if shared else v for k, v in data.items()}
@@ -428,11 +428,13 @@ def _resident(data, R):
 
 
 def _draws(piles, batch_sizes, seeds, rate, begin, count):
-    rows = []
-    for pile, purpose, batch_size in zip(piles, ("train", "validation"), batch_sizes, strict=True):
+    def _rows(pile, purpose, batch_size):
         R, size = pile["y"].shape
-        order = [batch_order(s, purpose, size, batch_size or size, begin, count) for s in np.broadcast_to(seeds, R)]
-        rows.append(tf.constant(np.stack(order, 1)) if batch_size else None)
+        orders = [batch_order(seed, purpose, size, batch_size, begin, count) for seed in np.broadcast_to(seeds, R)]
+        return tf.constant(np.stack(orders, 1))
+
+    streams = zip(piles, ("train", "validation"), batch_sizes, strict=True)
+    rows = [_rows(*stream) if stream[2] else None for stream in streams]
     rates = [rate(i) if callable(rate) else rate for i in range(begin, begin + count)]
     return *rows, tf.constant(rates, piles[0]["x"].dtype)
 

@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_fails_before_the_work(tmp_path):
     assert "taken" in result.stderr and result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "optuna"])
+@pytest.mark.parametrize("package", ["matplotlib", "optuna", "tqdm"])
 def test_a_missing_package_is_one_line_with_the_cure(package, tmp_path):
     before = f"import sys; sys.modules[{package!r}] = None\n"
     result = distillnb(*"run synthetic --scale smoke --methods tpe --seeds 1".split(), before=before, cwd=tmp_path)
