@@ -106,7 +106,7 @@ class Task(NamedTuple):
     measured_on: str = "validation"  # which pile the curves show
     bayes: float | None = None  # the ceiling, where it is known
 
-# %% ../nbs/10_experiments.ipynb #9e1fdd66
+# %% ../nbs/10_experiments.ipynb #30a8611f
 def _authors_setting(seeds):
     from distillnb.losses import box
     from distillnb.training import sgd
@@ -119,36 +119,34 @@ def _authors_setting(seeds):
                 coordinates=box(tie="sum_to_one"), outer=sgd(0.1, clip=0.01), order="authors")
 
 
-def _clean_setting(seeds, temperature=1.0, hottest=10.0):
+def _clean_setting(seeds, temperature=1.0, hottest=10.0, tie=False):
     from distillnb.losses import smooth
     from distillnb.training import adam
 
     fixed, bounds = (0.5, 0.5, temperature), ((0.0, 1.0), (0.0, 1.0), (0.1, hottest))
-    drawn = [_draw(bounds, np.random.default_rng([seed, *b"random"])) for seed in seeds]
-    return dict(fixed=fixed, starts=[fixed] * len(seeds), drawn=drawn, bounds=bounds, trials=3,
-                coordinates=smooth(), outer=adam(0.01), tolerance=0.25)
+    drawn = [_draw(bounds, tie, np.random.default_rng([seed, *b"random"])) for seed in seeds]
+    return dict(fixed=fixed, starts=[fixed] * len(seeds), drawn=drawn, bounds=bounds, tie=tie, trials=3,
+                coordinates=smooth(tie="sum_to_one" if tie else None), outer=adam(0.01), tolerance=0.25)
 
 
-def _draw(bounds, rng):
+def _draw(bounds, tie, rng):
     beta1, beta2 = (rng.uniform(*b) for b in bounds[:2])
-    return beta1, beta2, math.exp(rng.uniform(*np.log(bounds[2])))
+    return beta1, 1 - beta1 if tie else beta2, math.exp(rng.uniform(*np.log(bounds[2])))
 
-# %% ../nbs/10_experiments.ipynb #02c3e53b
+# %% ../nbs/10_experiments.ipynb #f7af794a
 def _teach(x, y):
     "Logits at `x[1]` of logistic-regression teachers trained on `x[0]`, one for each seed [R]."
     import tensorflow as tf
 
-    from distillnb.bilevel import Bilevel
-    from distillnb.losses import cross_entropy
+    from distillnb.losses import Metaparameters
     from distillnb.training import compile_loop, fixed, start, train
 
-    score = lambda w, x: x @ w[0] + w[1]
-    loss = lambda w, lam, batch, state=(): (tf.reduce_mean(cross_entropy(batch["y"], score(w, batch["x"]))), state)
-    R, features = len(y), x[0].shape[-1]
-    move, data = fixed(), {"x": x[0], "y": y}
-    state = start([tf.zeros([R, features, 2]), tf.zeros([R, 2])], tf.zeros([R, 1]), move)
-    loop = compile_loop(Bilevel(loss, None), move, jit_compile=True)
-    weights = train(loop, state, data, data, 20_000, 0.01, steps_per_call=20_000).state.weights
+    R, move = len(y), fixed()
+    pile = {"x": x[0], "y": y, "teacher_logits": np.zeros([*y.shape, 2], np.float32)}
+    labels_only = tf.stack([_anywhere().encode(Metaparameters(1.0, 0.0, 1.0))] * R)
+    state = start([tf.zeros([R, x[0].shape[-1], 2]), tf.zeros([R, 2])], labels_only, move)
+    loop = compile_loop(_problem(_logistic, _anywhere(), False)[0], move, jit_compile=True)
+    weights = train(loop, state, pile, pile, 20_000, 0.01, steps_per_call=20_000).state.weights
     return np.einsum("rnf,rfc->rnc", x[1], weights[0]) + weights[1].numpy()[:, None]
 
 # %% ../nbs/10_experiments.ipynb #38c9e78e
@@ -180,7 +178,7 @@ def _logistic(seed):
 
     return logistic_regression(len(data.STUDENT_FEATURES), seed=seed)
 
-# %% ../nbs/10_experiments.ipynb #c6fe924a
+# %% ../nbs/10_experiments.ipynb #f2c5cda0
 def _digits(scale):
     from distillnb.models import mlp
 
@@ -198,11 +196,11 @@ def _fashion_mnist(scale):
     laptop, paper = dict(train=2000, validation=1000), dict(train=36_000, validation=4000)
     return dict(
         make=data.fashion_mnist, sizes={"smoke": smoke, "laptop": laptop, "paper": paper}[scale], batch=64, rate=0.1,
-        steps={"smoke": 10, "laptop": 320, "paper": 14_000}[scale], epochs={"smoke": 1, "laptop": 5, "paper": 10}[scale],
+        steps={"smoke": 10, "laptop": 250, "paper": 14_000}[scale], epochs={"smoke": 1, "laptop": 5, "paper": 10}[scale],
         teacher=lambda: paper_teacher((28, 28, 1)), student=lambda seed: paper_student((28, 28, 1), seed=seed),
     )
 
-# %% ../nbs/10_experiments.ipynb #d42e571f
+# %% ../nbs/10_experiments.ipynb #bc4bf582
 def image_task(
     name: str,  # "digits" or "fashion-mnist"
     scale: str,  # "smoke", "laptop" or "paper"
@@ -221,7 +219,7 @@ def image_task(
     rate = lambda step: c["rate"] * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
     return Task(seeds, c["student"], lambda method: (train, validation), lambda method: pile("test"), steps=steps, rate=rate,
                 batch_sizes=(c["batch"], c["batch"]), t_squared=True, stacked=name == "digits", log_every=steps // 10,
-                **_clean_setting(seeds, temperature=4.0, hottest=20.0))
+                **_clean_setting(seeds, temperature=4.0, hottest=20.0, tie=True))
 
 # %% ../nbs/10_experiments.ipynb #56b8e452
 @lru_cache

@@ -7,7 +7,7 @@ __all__ = ['BLACK', 'BLUE', 'VERMILLION', 'GREEN', 'PURPLE', 'ORANGE', 'SKY', 'G
            'FIGURES', 'use_style', 'Look', 'NothingToDraw', 'check_records', 'Band', 'band', 'png', 'restart_periods',
            'metaparameter_paths', 'by_method', 'phase_lengths', 'random_runs', 'cost', 'scatters', 'plot_all']
 
-# %% ../nbs/11_figures.ipynb #79b6e1c4
+# %% ../nbs/11_figures.ipynb #51b33f6d
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import wraps
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
-# %% ../nbs/11_figures.ipynb #bf5cd1f9
+# %% ../nbs/11_figures.ipynb #a4d722fd
 BLACK, BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY = (
     "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"
 )  # Okabe & Ito 2008, and one grey
@@ -48,7 +48,7 @@ def use_style() -> None:
     "Switch matplotlib to the house style for everything drawn from now on."
     matplotlib.rcParams.update(STYLE)
 
-# %% ../nbs/11_figures.ipynb #e3e37b5e
+# %% ../nbs/11_figures.ipynb #08b94e08
 class Look(NamedTuple):
     "How one method is drawn, in every figure."
 
@@ -79,7 +79,7 @@ PHASES = {10: "lines", 100: "lines-e100", 500: "lines-e500", 1000: "lines-e1000"
 def _look(method):
     return LOOKS.get(method, Look(method, GREY, "-", "."))
 
-# %% ../nbs/11_figures.ipynb #026b569f
+# %% ../nbs/11_figures.ipynb #5fe61b72
 _FIELDS = ("experiment", "protocol", "scale", "method", "accuracy", "plain_steps", "start", "curve", "measured_on")
 
 
@@ -103,7 +103,7 @@ def check_records(
         raise ValueError(f"these records mix {' with '.join(kinds)}; a mean over both says nothing: draw one at a time")
     return records
 
-# %% ../nbs/11_figures.ipynb #ba41b551
+# %% ../nbs/11_figures.ipynb #fb4c06f1
 class Band(NamedTuple):
     "A mean curve and its spread over runs; `low` and `high` are one standard deviation away."
 
@@ -130,7 +130,7 @@ def band(
     mean, sd = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(step))
     return Band(step, back(mean), back(mean - sd), back(mean + sd))
 
-# %% ../nbs/11_figures.ipynb #1da6978c
+# %% ../nbs/11_figures.ipynb #0a8137a1
 def _runs(records, methods):
     records = check_records(records)
     found = {m: [r for r in records if r["method"] == m] for m in methods}
@@ -164,7 +164,7 @@ def _house(draw):
 
     return _in_style
 
-# %% ../nbs/11_figures.ipynb #cbef4174
+# %% ../nbs/11_figures.ipynb #219cd741
 def _curves(ax, runs, field="accuracy", log=False, stretch=1):
     ends = []
     for number, (method, records) in enumerate(runs.items()):
@@ -187,17 +187,7 @@ def _accuracy(ax, ends, runs):
     ax.figure.legend(handles=lines, loc="outside right upper")
     ax.set(title=_heading(runs), ylabel=f"accuracy on the {_pile(runs)} pile")
 
-# %% ../nbs/11_figures.ipynb #88b88bf7
-def _bayes(ax, runs):
-    bayes = next(iter(runs.values()))[0].get("bayes_accuracy")
-    if bayes is not None:
-        ax.axhline(bayes, color=GREY, lw=1)
-        behind = dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1)
-        place = dict(x=0.015, y=bayes, va="bottom", zorder=1.5, transform=ax.get_yaxis_transform())
-        ax.text(s=f"Bayes rule {bayes:.3f}", color=GREY, bbox=behind, **place)
-    return bayes
-
-
+# %% ../nbs/11_figures.ipynb #215bb4c8
 def _log_temperature(ax):
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -212,14 +202,27 @@ def png(
     "A figure as a small PNG file: its 256 commonest colours, no date, the same bytes for the same figure."
     full, small = BytesIO(), BytesIO()
     figure.savefig(full, format="png", dpi=dpi)
-    picture = Image.open(full).convert("RGB").point([5 * round(value / 5) for value in range(256)] * 3)
-    frequent = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[:256]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _, colour in frequent for value in colour])
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    pixels = np.asarray(Image.open(full).convert("RGB")) @ np.array([65536, 256, 1])
+    codes, where, count = np.unique(pixels, return_inverse=True, return_counts=True)
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    kept = colours[np.argsort(-count, kind="stable")[:256]]
+    nearest = ((colours[:, None] - kept) ** 2).sum(2).argmin(1).astype(np.uint8)
+    picture = Image.fromarray(nearest[where].reshape(pixels.shape)).convert("P")
+    picture.putpalette(kept.ravel().tolist())
+    picture.save(small, format="png", optimize=True)
     return small.getvalue()
 
-# %% ../nbs/11_figures.ipynb #a9a90495
+# %% ../nbs/11_figures.ipynb #fd458569
+def _bayes(ax, runs):
+    bayes = next(iter(runs.values()))[0].get("bayes_accuracy")
+    if bayes is not None:
+        ax.axhline(bayes, color=GREY, lw=1)
+        behind = dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1)
+        place = dict(x=0.015, y=bayes, va="bottom", zorder=1.5, transform=ax.get_yaxis_transform())
+        ax.text(s=f"Bayes rule {bayes:.3f}", color=GREY, bbox=behind, **place)
+    return bayes
+
+
 @_house
 def restart_periods(
     records: Iterable[Mapping],  # one for each run
@@ -232,7 +235,7 @@ def restart_periods(
     ax.set_xlabel("student step")
     return figure
 
-# %% ../nbs/11_figures.ipynb #354583df
+# %% ../nbs/11_figures.ipynb #4adef522
 @_house
 def metaparameter_paths(
     records: Iterable[Mapping],  # one for each run
@@ -253,7 +256,7 @@ def metaparameter_paths(
     figure.legend(handles=[end[1] for end in ends], loc="outside lower center", **small)
     return figure
 
-# %% ../nbs/11_figures.ipynb #6d56ca7e
+# %% ../nbs/11_figures.ipynb #8721498d
 @_house
 def by_method(
     records: Iterable[Mapping],  # one for each run
@@ -271,7 +274,7 @@ def by_method(
     ax.set_xlabel("epoch" if steps_per_epoch else "student step")
     return figure
 
-# %% ../nbs/11_figures.ipynb #0c394364
+# %% ../nbs/11_figures.ipynb #22f662dc
 @_house
 def phase_lengths(
     records: Iterable[Mapping],  # one for each run
@@ -298,7 +301,7 @@ def phase_lengths(
     figure.legend(loc="outside right upper")
     return figure
 
-# %% ../nbs/11_figures.ipynb #143c7755
+# %% ../nbs/11_figures.ipynb #e43a0d84
 @_house
 def random_runs(
     records: Iterable[Mapping],  # one for each run
@@ -315,7 +318,7 @@ def random_runs(
     ax.set(xlabel="weight of the teacher, $β_2$", ylabel="temperature, $T$", title=_heading(runs))
     return figure
 
-# %% ../nbs/11_figures.ipynb #ce80c00c
+# %% ../nbs/11_figures.ipynb #f9b0fe89
 @_house
 def cost(
     records: Iterable[Mapping],  # one for each run
@@ -340,7 +343,7 @@ def cost(
     figure.legend(handles=[p for _, p in sorted(points, key=lambda p: -p[0])], loc="outside right upper")
     return figure
 
-# %% ../nbs/11_figures.ipynb #2ede98e9
+# %% ../nbs/11_figures.ipynb #551732ee
 @_house
 def scatters(
     x: np.ndarray,  # [n, 2], the points
@@ -360,7 +363,7 @@ def scatters(
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
-# %% ../nbs/11_figures.ipynb #c512ba2e
+# %% ../nbs/11_figures.ipynb #a75d722b
 FIGURES = {
     "restart-periods": restart_periods,
     "metaparameters": metaparameter_paths,

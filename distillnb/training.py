@@ -337,14 +337,14 @@ def batch_order(
     row = lambda step: epochs[step // per_epoch][step % per_epoch * batch_size :][:batch_size]
     return np.stack([row(step) for step in range(first, first + count)])
 
-# %% ../nbs/07_training.ipynb #29d59e79
+# %% ../nbs/07_training.ipynb #bc0e8e54
 def compile_loop(
     problem: Bilevel,  # inner and outer loss
     move: Move,  # who moves the metaparameters
     order: str = "shared",  # "shared" or "authors", see `bilevel_step`
     route: Callable = one_step,  # how a hypergradient is computed: a function of chapter 05
     jit_compile: bool = False,  # XLA: fast for small dense nets, slow for conv nets on a CPU
-) -> Callable:  # state, train_data, val_data, train_rows, val_rows, rates, count -> state, records
+) -> Callable:  # state, train_data, val_data, draws, count -> state, records
     "Many steps of training in one call, as a `tf.function`. Raises ValueError for an unknown order."
     return _compiled(problem, move.wants, move.step, order, route, jit_compile)
 
@@ -353,30 +353,33 @@ def compile_loop(
 def _compiled(problem, wants, move_step, order, route, jit_compile):
     step = bilevel_step(problem, Move(None, wants, move_step), order, route)
 
-    def _loop(state, train_data, val_data, train_rows, val_rows, rates, count):
-        take = lambda i, state: step(state, _pick(train_data, train_rows, i), _pick(val_data, val_rows, i), rates[i])
-        if rates.shape[0] == 1:
-            state, record = take(0, state)
+    def _loop(state, train_data, val_data, draws, count):
+        def _take(state, train_rows, val_rows, rate):
+            return step(state, _pick(train_data, train_rows), _pick(val_data, val_rows), rate)
+
+        if draws[-1].shape[0] == 1:
+            state, record = _take(state, *tf.nest.map_structure(lambda d: d[0], draws))
             return state, tf.nest.map_structure(lambda r: r[None], record)
-        return _many(take, state, rates.shape[0], count)
+        return _many(_take, state, draws, count)
 
     return tf.function(_loop, jit_compile=jit_compile, autograph=False)
 
-# %% ../nbs/07_training.ipynb #d6a9e4b4
-def _pick(data, rows, i):
-    return data if rows is None else {k: tf.gather(v, rows[i], batch_dims=1) for k, v in data.items()}
+# %% ../nbs/07_training.ipynb #14c062d5
+def _pick(data, rows):
+    return data if isinstance(rows, tuple) else {k: tf.gather(v, rows, batch_dims=1) for k, v in data.items()}
 
 
-def _many(take, state, length, count):
-    one = Record(state.lam, state.lam[:, 0], state.lam[:, 0], state.fault)
+def _many(take, state, draws, count):
+    one, length = Record(state.lam, state.lam[:, 0], state.lam[:, 0], state.fault), draws[-1].shape[0]
     records = tf.nest.map_structure(lambda t: tf.TensorArray(t.dtype, length, element_shape=t.shape), one)
 
-    def _body(i, state, records):
-        state, record = take(i, state)
-        return i + 1, state, tf.nest.map_structure(lambda array, value: array.write(i, value), records, record)
+    def _body(i, state, draws, records):
+        state, record = take(state, *tf.nest.map_structure(lambda d: d[0], draws))
+        draws = tf.nest.map_structure(lambda d: tf.roll(d, -1, 0), draws)
+        return i + 1, state, draws, tf.nest.map_structure(lambda array, value: array.write(i, value), records, record)
 
-    begin = (tf.constant(0), state, records)
-    _, state, records = tf.while_loop(lambda i, *_: i < count, _body, begin, maximum_iterations=length)
+    begin = (tf.constant(0), state, draws, records)
+    _, state, _, records = tf.while_loop(lambda i, *_: i < count, _body, begin, maximum_iterations=length)
     return state, tf.nest.map_structure(lambda array: array.stack(), records)
 
 # %% ../nbs/07_training.ipynb #f829c4a7
@@ -391,7 +394,7 @@ class Run(NamedTuple):
     evaluations: list  # (step, evaluate(state)) at the start and after each call
     stopped: dict  # replica -> message, for those that met a number that is not finite
 
-# %% ../nbs/07_training.ipynb #63e505c8
+# %% ../nbs/07_training.ipynb #ddf578fc
 def train(
     loop: Callable,  # from `compile_loop`
     state: State,  # from `start` with the same move, or from an earlier run
@@ -412,12 +415,12 @@ def train(
     for begin in range(int(state.step), last, steps_per_call):
         count = min(steps_per_call, last - begin)
         draws = _draws(piles, batch_sizes, seeds, rate, begin, steps_per_call)
-        state, record = loop(state, *piles, *draws, tf.constant(count))
+        state, record = loop(state, *piles, draws, tf.constant(count))
         records.append(tf.nest.map_structure(lambda r: r.numpy()[:count], record))
         look(state)
     return _report(state, lam, records, evaluations)
 
-# %% ../nbs/07_training.ipynb #d8c34fa5
+# %% ../nbs/07_training.ipynb #ed51d7fd
 def _resident(data, R):
     shared = np.ndim(data["y"]) == 1
     arrays = {k: np.broadcast_to(v, (R, *np.shape(v))) if shared else v for k, v in data.items()}
@@ -434,7 +437,7 @@ def _draws(piles, batch_sizes, seeds, rate, begin, count):
         return tf.constant(np.stack(orders, 1))
 
     streams = zip(piles, ("train", "validation"), batch_sizes, strict=True)
-    rows = [_rows(*stream) if stream[2] else None for stream in streams]
+    rows = [_rows(*stream) if stream[2] else () for stream in streams]
     rates = [rate(i) if callable(rate) else rate for i in range(begin, begin + count)]
     return *rows, tf.constant(rates, piles[0]["x"].dtype)
 
