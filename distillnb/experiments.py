@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'PHASES', 'EXPERIMENTS', 'PROTOCOLS', 'SCALES', 'check_nam
            'Outcome', 'run_method', 'summarise', 'markdown_table', 'read_records', 'write_tables', 'write',
            'run_experiment']
 
-# %% ../nbs/10_experiments.ipynb #29f7cbb3
+# %% ../nbs/10_experiments.ipynb #b6b18f63
 import csv
 import json
 import math
@@ -24,7 +24,7 @@ import numpy as np
 
 from . import data
 
-# %% ../nbs/10_experiments.ipynb #6eeff86c
+# %% ../nbs/10_experiments.ipynb #55d1c241
 METHODS = {
     "none": "no distillation: labels only",
     "fixed": "beta1 = beta2 = 0.5 at one temperature",
@@ -35,15 +35,11 @@ METHODS = {
     "lines-3": "restart period 3 (e2 = 20)",
     "lines-5": "restart period 5 (e2 = 40)",
     "lines-10": "restart period 10 (e2 = 90)",
-    "lines-e100": "restart period 2 with long phases, e1 = e2 = 100",
-    "lines-e500": "restart period 2 with long phases, e1 = e2 = 500",
-    "lines-e1000": "restart period 2 with long phases, e1 = e2 = 1000",
     "random-search": "the best of several random settings by validation loss, at the cost of `gradient`",
     "tpe": "Optuna's tree-structured Parzen estimator, at the cost of `gradient`",
-}
-PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10": (10, 90)} | {
-    f"lines-e{n}": (n, n) for n in (100, 500, 1000)
-}
+} | {f"lines-e{n}": f"restart period 2 with long phases, e1 = e2 = {n}" for n in (100, 500, 1000)}
+PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10": (10, 90)}
+PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 EXPERIMENTS = {
     "synthetic": "the slides' task: 15 points, three features, a ceiling of 0.769",
     "digits": "handwritten digits of 8 x 8 pixels; needs no download",
@@ -178,7 +174,7 @@ def _logistic(seed):
 
     return logistic_regression(len(data.STUDENT_FEATURES), seed=seed)
 
-# %% ../nbs/10_experiments.ipynb #f2c5cda0
+# %% ../nbs/10_experiments.ipynb #f4842108
 def _digits(scale):
     from distillnb.models import mlp
 
@@ -200,7 +196,7 @@ def _fashion_mnist(scale):
         teacher=lambda: paper_teacher((28, 28, 1)), student=lambda seed: paper_student((28, 28, 1), seed=seed),
     )
 
-# %% ../nbs/10_experiments.ipynb #bc4bf582
+# %% ../nbs/10_experiments.ipynb #59e37d0d
 def image_task(
     name: str,  # "digits" or "fashion-mnist"
     scale: str,  # "smoke", "laptop" or "paper"

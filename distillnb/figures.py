@@ -302,6 +302,9 @@ def phase_lengths(
     return figure
 
 # %% ../nbs/11_figures.ipynb #e43a0d84
+_EIGHT = matplotlib.colormaps["cividis"].resampled(8)
+
+
 @_house
 def random_runs(
     records: Iterable[Mapping],  # one for each run
@@ -312,7 +315,7 @@ def random_runs(
     ax = figure.subplots()
     at = lambda knob: [r["start"][knob] for r in runs["random"]]
     colour = [r["accuracy"] for r in runs["random"]]
-    dots = ax.scatter(at("beta2"), at("temperature"), c=colour, cmap="cividis", s=70, edgecolor="black", lw=0.6)
+    dots = ax.scatter(at("beta2"), at("temperature"), c=colour, cmap=_EIGHT, s=70, edgecolor="black", lw=0.6)
     figure.colorbar(dots, label="accuracy on the test pile")
     _log_temperature(ax)
     ax.set(xlabel="weight of the teacher, $β_2$", ylabel="temperature, $T$", title=_heading(runs))

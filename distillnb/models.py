@@ -143,21 +143,18 @@ def fit(
     weight_decay: float = 0.0,  # decoupled, times the learning rate in each step
 ) -> dict:  # "loss" and "accuracy", a list each with one number per epoch
     "Trains on hard labels by Adam. Raises FloatingPointError, naming the epoch, if the loss is not finite."
-    def _batches():
-        for epoch in range(epochs):
-            order = _stream(seed, f"fit {epoch}").permutation(len(pile.y))
-            for rows in np.split(order, range(batch_size, len(order), batch_size)):
-                yield pile.x[rows], pile.y[rows]
-
     adam = keras.optimizers.Adam(learning_rate, weight_decay=weight_decay or None)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(adam, loss, metrics=["accuracy"], jit_compile=False)
-    steps = -(-len(pile.y) // batch_size)
-    history = model.fit(_batches(), epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0).history
-    if not np.isfinite(history["loss"]).all():
-        epoch = int(np.argmin(np.isfinite(history["loss"])))
-        raise FloatingPointError(f"the loss is not finite in epoch {epoch} (from 0); lower the learning rate")
-    return {name: [float(value) for value in values] for name, values in history.items()}
+    history = {"loss": [], "accuracy": []}
+    for epoch in range(epochs):
+        order = _stream(seed, f"fit {epoch}").permutation(len(pile.y))
+        seen = model.fit(pile.x[order], pile.y[order], batch_size, shuffle=False, verbose=0).history
+        if not np.isfinite(seen["loss"][0]):
+            raise FloatingPointError(f"the loss is not finite in epoch {epoch} (from 0); lower the learning rate")
+        for name, values in history.items():
+            values.append(float(seen[name][0]))
+    return history
 
 # %% ../nbs/02_models.ipynb #bf220be5
 def model_hash(
