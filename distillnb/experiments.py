@@ -129,6 +129,50 @@ def _draw(bounds, tie, rng):
     beta1, beta2 = (rng.uniform(*b) for b in bounds[:2])
     return beta1, 1 - beta1 if tie else beta2, math.exp(rng.uniform(*np.log(bounds[2])))
 
+# %% ../nbs/10_experiments.ipynb #b6576b9e
+@lru_cache
+def _problem(student, coordinates, t_squared):
+    from distillnb.losses import distillation
+
+    model = student(0)
+    return distillation(model, coordinates, t_squared), _scorer(model)
+
+
+@lru_cache
+def _initial_weights(student, seeds):
+    models = [student(seed) for seed in seeds]
+    of = lambda kind: zip(*(getattr(model, kind) for model in models), strict=True)
+    stack = lambda kind: [np.stack([v.numpy() for v in variables]) for variables in of(kind)]
+    return stack("trainable_variables"), stack("non_trainable_variables")
+
+
+@lru_cache
+def _anywhere():
+    "Plain coordinates with room for every fixed setting, zero weights too."
+    from distillnb.losses import box
+
+    return box(low=(0.0, 0.0, 0.01), high=(100.0, 100.0, 1000.0))
+
+# %% ../nbs/10_experiments.ipynb #abd563b6
+def _scorer(model):
+    import tensorflow as tf
+
+    from distillnb.losses import cross_entropy
+
+    @tf.function(autograph=False)
+    def _score_one(weights, non_trainable, x, y):
+        z, _ = model.stateless_call(weights, non_trainable, x, training=False)
+        right = tf.cast(tf.argmax(z, 1, output_type=y.dtype) == y, tf.float32)
+        return tf.reduce_mean(right), tf.reduce_mean(cross_entropy(y, z))
+
+    def _score(state, pile):
+        one = lambda tensors, r: [t[r] for t in tensors]
+        replicas = zip(pile["x"], pile["y"], strict=True)
+        return [[float(v) for v in _score_one(one(state.weights, r), one(state.non_trainable, r), x, y)]
+                for r, (x, y) in enumerate(replicas)]
+
+    return _score
+
 # %% ../nbs/10_experiments.ipynb #f7af794a
 def _teach(x, y):
     "Logits at `x[1]` of logistic-regression teachers trained on `x[0]`, one for each seed [R]."
@@ -217,42 +261,6 @@ def image_task(
                 batch_sizes=(c["batch"], c["batch"]), t_squared=True, stacked=name == "digits", log_every=steps // 10,
                 **_clean_setting(seeds, temperature=4.0, hottest=20.0, tie=True))
 
-# %% ../nbs/10_experiments.ipynb #56b8e452
-@lru_cache
-def _problem(student, coordinates, t_squared):
-    from distillnb.losses import distillation
-
-    model = student(0)
-    return distillation(model, coordinates, t_squared), _scorer(model)
-
-
-@lru_cache
-def _initial_weights(student, seeds):
-    models = [student(seed) for seed in seeds]
-    of = lambda kind: zip(*(getattr(model, kind) for model in models), strict=True)
-    stack = lambda kind: [np.stack([v.numpy() for v in variables]) for variables in of(kind)]
-    return stack("trainable_variables"), stack("non_trainable_variables")
-
-# %% ../nbs/10_experiments.ipynb #abd563b6
-def _scorer(model):
-    import tensorflow as tf
-
-    from distillnb.losses import cross_entropy
-
-    @tf.function(autograph=False)
-    def _score_one(weights, non_trainable, x, y):
-        z, _ = model.stateless_call(weights, non_trainable, x, training=False)
-        right = tf.cast(tf.argmax(z, 1, output_type=y.dtype) == y, tf.float32)
-        return tf.reduce_mean(right), tf.reduce_mean(cross_entropy(y, z))
-
-    def _score(state, pile):
-        one = lambda tensors, r: [t[r] for t in tensors]
-        replicas = zip(pile["x"], pile["y"], strict=True)
-        return [[float(v) for v in _score_one(one(state.weights, r), one(state.non_trainable, r), x, y)]
-                for r, (x, y) in enumerate(replicas)]
-
-    return _score
-
 # %% ../nbs/10_experiments.ipynb #c83e3bdc
 class Outcome(NamedTuple):
     "One trained student."
@@ -311,7 +319,7 @@ def _outcome(run, i, coordinates, seconds, validation_loss):
     return Outcome(alone, len(run.lam) - 1, int(run.hypergradients[i]), seconds, float(validation_loss), curve,
                    run.stopped.get(i))
 
-# %% ../nbs/10_experiments.ipynb #4ca7ca59
+# %% ../nbs/10_experiments.ipynb #bc2d4b79
 def run_method(
     task: Task,  # from `synthetic_task` or `image_task`
     method: str,  # a name in METHODS
@@ -330,14 +338,6 @@ def run_method(
     same = {"none": (1.0, 0.0, 1.0), "fixed": task.fixed, "soft": (0.0, 1.0, task.fixed[2])}
     begin = task.drawn if method == "random" else [same[method]] * len(task.seeds)
     return _train(task, method, training.fixed(), begin, _anywhere(), tick)
-
-
-@lru_cache
-def _anywhere():
-    "Plain coordinates with room for every fixed setting, zero weights too."
-    from distillnb.losses import box
-
-    return box(low=(0.0, 0.0, 0.01), high=(100.0, 100.0, 1000.0))
 
 # %% ../nbs/10_experiments.ipynb #8fac06f0
 def _search(task, method, tick):
