@@ -26,7 +26,7 @@ test: .venv/installed-dev
 	python -m pytest
 
 lab: .venv/installed-lab
-	jupyter lab --notebook-dir=nbs
+	jupyter lab --notebook-dir=. nbs/index.ipynb
 
 nbs: .venv/installed-dev
 	nbdev-export

@@ -2,7 +2,8 @@
 
     python benchmarks/replicas.py
 
-One and ten replicas take turns in one process; the medians of seven rounds and their ratio are printed, in graph mode and with XLA.
+One and ten replicas take turns in one process. Printed are the medians of seven rounds and their ratio, in graph mode
+and with XLA.
 """
 
 import os
