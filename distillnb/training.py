@@ -219,8 +219,8 @@ def start(
     non_trainable: Any = (),  # BatchNorm's averages, Dropout's seeds, with the same leading axis
 ) -> State:
     "The state before the first step. Raises ValueError if a weight lacks the replica axis."
-    single = tf.rank(lam) == 1
-    lead = (lambda a: tf.convert_to_tensor(a)[None]) if single else tf.convert_to_tensor
+    lam = tf.convert_to_tensor(lam)
+    lead = (lambda a: tf.convert_to_tensor(a)[None]) if lam.shape.rank == 1 else tf.convert_to_tensor
     weights, non_trainable, lam = tf.nest.map_structure(lead, (list(weights), non_trainable, lam))
     R = len(lam)
     for w in tf.nest.flatten((weights, non_trainable)):
