@@ -17,6 +17,7 @@ class Bilevel(NamedTuple):
 
     inner: Callable  # inner(weights, lam, batch, non_trainable=()) -> (loss, new non_trainable), loss a scalar
     outer: Callable  # outer(weights, batch, non_trainable=()) -> loss, a scalar to be minimised
+    lying: tuple = ()  # names of layers whose second derivatives cannot be trusted (chapter 05c)
 
 # %% ../nbs/00_bilevel.ipynb #01c11be6
 def quadratic(

@@ -90,14 +90,13 @@ class Task(NamedTuple):
     coordinates: Any  # in which the hypergradient moves
     outer: Any  # outer optimizer
     steps: int  # of the student
-    rate: Any  # its learning rate, a number or a function of the step
+    optimizer: Any  # of the student
     trials: int  # settings that a search may try
     batch_sizes: tuple = (None, None)  # of train and validation batches; None: the whole pile
     t_squared: bool = False  # multiply the soft loss by T^2?
     order: str = "shared"  # or "authors", see chapter 07
     tolerance: float = math.inf  # of the lines
     tie: bool = False  # beta2 = 1 - beta1
-    stacked: bool = True  # replicas as one batched computation (dense nets), or one after another (conv nets)
     log_every: int = 100  # steps between two points of a curve
     measured_on: str = "validation"  # which pile the curves show
     bayes: float | None = None  # the ceiling, where it is known
@@ -105,7 +104,7 @@ class Task(NamedTuple):
 # %% ../nbs/10_experiments.ipynb #30a8611f
 def _authors_setting(seeds):
     from distillnb.losses import box
-    from distillnb.training import sgd
+    from distillnb.optimizers import sgd
 
     rng = np.random.RandomState(42)
     pairs = [(rng.uniform(), 10 ** rng.uniform(-1, 1)) for _ in range(max(10, max(seeds) + 1))]
@@ -117,7 +116,7 @@ def _authors_setting(seeds):
 
 def _clean_setting(seeds, temperature=1.0, hottest=10.0, tie=False):
     from distillnb.losses import smooth
-    from distillnb.training import adam
+    from distillnb.optimizers import adam
 
     fixed, bounds = (0.5, 0.5, temperature), ((0.0, 1.0), (0.0, 1.0), (0.1, hottest))
     drawn = [_draw(bounds, tie, np.random.default_rng([seed, *b"random"])) for seed in seeds]
@@ -168,7 +167,8 @@ def _scorer(model):
     def _score(state, pile):
         one = lambda tensors, r: [t[r] for t in tensors]
         replicas = zip(pile["x"], pile["y"], strict=True)
-        return [[float(v) for v in _score_one(one(state.weights, r), one(state.non_trainable, r), x, y)]
+        weights, kept = state.student.weights, state.student.non_trainable
+        return [[float(v) for v in _score_one(one(weights, r), one(kept, r), x, y)]
                 for r, (x, y) in enumerate(replicas)]
 
     return _score
@@ -179,14 +179,15 @@ def _teach(x, y):
     import tensorflow as tf
 
     from distillnb.losses import Metaparameters
-    from distillnb.training import compile_loop, fixed, start, train
+    from distillnb.optimizers import sgd
+    from distillnb.training import fixed, start, train
 
-    R, move = len(y), fixed()
+    R, optimizer, move = len(y), sgd(0.01), fixed()
     pile = {"x": x[0], "y": y, "teacher_logits": np.zeros([*y.shape, 2], np.float32)}
     labels_only = tf.stack([_anywhere().encode(Metaparameters(1.0, 0.0, 1.0))] * R)
-    state = start([tf.zeros([R, x[0].shape[-1], 2]), tf.zeros([R, 2])], labels_only, move)
-    loop = compile_loop(_problem(_logistic, _anywhere(), False)[0], move, jit_compile=True)
-    weights = train(loop, state, pile, pile, 20_000, 0.01, steps_per_call=20_000).state.weights
+    state = start([tf.zeros([R, x[0].shape[-1], 2]), tf.zeros([R, 2])], labels_only, optimizer, move)
+    problem, _ = _problem(_logistic, _anywhere(), False)
+    weights = train(problem, optimizer, move, state, pile, pile, 20_000, steps_per_call=20_000).state.student.weights
     return np.einsum("rnf,rfc->rnc", x[1], weights[0]) + weights[1].numpy()[:, None]
 
 # %% ../nbs/10_experiments.ipynb #38c9e78e
@@ -196,6 +197,8 @@ def synthetic_task(
     seeds: list,  # ints; in `clean` each has a data draw of its own
 ) -> Task:
     "The slides' task (2021; Gorpinich, Bakhteev, Strijov 2022, sec. 5) under one of the protocols."
+    from distillnb.optimizers import sgd
+
     clean = protocol == "clean"
     lengths = {"smoke": (100, 50, 2000), "laptop": (2000, 200, 100_000), "paper": (20_000, 1000, 100_000)}
     steps, log_every, test = lengths[scale]
@@ -209,7 +212,7 @@ def synthetic_task(
     validation = "validation" if clean else "test"
     given = lambda method: (pile("train", method) | {"teacher_logits": teacher_logits}, pile(validation, method))
     setting = _clean_setting if clean else _authors_setting
-    return Task(seeds, _logistic, given, lambda method: pile("test", method), steps=steps, rate=1.0, log_every=log_every,
+    return Task(seeds, _logistic, given, lambda method: pile("test", method), steps=steps, optimizer=sgd(1.0), log_every=log_every,
                 measured_on=validation, bayes=data.bayes_accuracy(), **setting(seeds))
 
 
@@ -248,6 +251,7 @@ def image_task(
 ) -> Task:
     "Images, protocol clean: a teacher that saw neither pile, the textbook setting (0.5, 0.5, T = 4) to start from."
     from distillnb.models import fit, logits
+    from distillnb.optimizers import cosine, sgd
 
     c = {"digits": _digits, "fashion-mnist": _fashion_mnist}[name](scale)
     piles = [data.standardise(c["make"](seed, **c["sizes"])) for seed in seeds]
@@ -256,9 +260,8 @@ def image_task(
     pile = lambda name: {part: np.stack([getattr(getattr(p, name), part) for p in piles]) for part in ("x", "y")}
     train = pile("train") | {"teacher_logits": np.stack([logits(teacher, p.train.x) for p in piles])}
     validation, steps = pile("validation"), c["steps"]
-    rate = lambda step: c["rate"] * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
-    return Task(seeds, c["student"], lambda method: (train, validation), lambda method: pile("test"), steps=steps, rate=rate,
-                batch_sizes=(c["batch"], c["batch"]), t_squared=True, stacked=name == "digits", log_every=steps // 10,
+    return Task(seeds, c["student"], lambda method: (train, validation), lambda method: pile("test"), steps=steps, optimizer=sgd(cosine(c["rate"], steps)),
+                batch_sizes=(c["batch"], c["batch"]), t_squared=True, log_every=steps // 10,
                 **_clean_setting(seeds, temperature=4.0, hottest=20.0, tie=True))
 
 # %% ../nbs/10_experiments.ipynb #c83e3bdc
@@ -273,49 +276,39 @@ class Outcome(NamedTuple):
     curve: dict  # step, accuracy on the validation pile, beta1, beta2, temperature
     stopped: str | None  # why it stopped early, if it did
 
-
+# %% ../nbs/10_experiments.ipynb #de5a3a74
 def _train(task, method, move, begin, coordinates, tick):
     "Train one student for each seed from the metaparameters `begin`: a list of outcomes."
-    everyone = list(range(len(task.seeds)))
-    outcomes = []
-    for part in [everyone] if task.stacked else [[r] for r in everyone]:
-        outcomes += _train_part(task, method, move, begin, coordinates, part)
-        tick(len(part))
-    return outcomes
-
-# %% ../nbs/10_experiments.ipynb #de5a3a74
-def _train_part(task, method, move, begin, coordinates, part):
     import tensorflow as tf
 
     from distillnb.losses import Metaparameters
-    from distillnb.training import compile_loop, start, train
+    from distillnb.training import start, train
 
     problem, score = _problem(task.student, coordinates, task.t_squared)
-    loop = compile_loop(problem, move, task.order, jit_compile=task.stacked)
-    weights, non_trainable = _initial_weights(task.student, tuple(task.seeds[r] for r in part))
-    lam = tf.stack([coordinates.encode(Metaparameters(*begin[r])) for r in part])
-    piles = [{name: array[part] for name, array in pile.items()} for pile in task.piles(method)]
-    state, seeds = start(weights, lam, move, non_trainable), [task.seeds[r] for r in part]
-    options = dict(batch_sizes=task.batch_sizes, seeds=seeds, steps_per_call=task.log_every if task.stacked else 1)
-    train(loop, state, *piles, 1, task.rate, **options)
-    look = lambda s: None if int(s.step) % task.log_every else score(s, piles[1])
+    weights, non_trainable = _initial_weights(task.student, tuple(task.seeds))
+    lam = tf.stack([coordinates.encode(Metaparameters(*one)) for one in begin])
+    piles = task.piles(method)
+    state = start(weights, lam, task.optimizer, move, non_trainable)
+    options = dict(batch_sizes=task.batch_sizes, seeds=task.seeds, order=task.order, every=task.log_every)
+    go = lambda steps, **look: train(problem, task.optimizer, move, state, *piles, steps, **options, **look)
+    go(1)
     began = time.perf_counter()
-    run = train(loop, state, *piles, task.steps, task.rate, evaluate=look, **options)
-    seconds = (time.perf_counter() - began) / len(part)
-    return [_outcome(run, i, coordinates, seconds, score(run.state, piles[1])[i][1]) for i in range(len(part))]
+    run = go(task.steps, evaluate=lambda s: score(s, piles[1]))
+    seconds, n = (time.perf_counter() - began) / len(task.seeds), len(task.seeds)
+    tick(n)
+    return [_outcome(run, i, coordinates, seconds, score(run.state, piles[1])[i][1]) for i in range(n)]
+
 
 # %% ../nbs/10_experiments.ipynb #dc73e0b0
 def _outcome(run, i, coordinates, seconds, validation_loss):
     import tensorflow as tf
 
-    seen = [(step, scores[i][0]) for step, scores in run.evaluations if scores is not None]
+    seen = [(step, scores[i][0]) for step, scores in run.evaluations]
     steps = [step for step, _ in seen]
     lam = coordinates.decode(tf.constant(run.lam[steps, i]))
     curve = {"step": steps, "accuracy": [float(a) for _, a in seen]}
     curve |= {name: [float(v) for v in np.broadcast_to(value, len(steps))] for name, value in lam._asdict().items()}
-    alone = run.state._replace(
-        weights=[w[i : i + 1] for w in run.state.weights], non_trainable=[v[i : i + 1] for v in run.state.non_trainable]
-    )
+    alone = run.state._replace(student=tf.nest.map_structure(lambda a: a[i : i + 1], run.state.student))
     return Outcome(alone, len(run.lam) - 1, int(run.hypergradients[i]), seconds, float(validation_loss), curve,
                    run.stopped.get(i))
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .bilevel import Bilevel
+from .second_order import lying, safe
 
 # %% ../nbs/03_losses.ipynb #7e877d5c
 def _tensor(x, dtype):
@@ -176,6 +177,7 @@ def distillation(
     "Inner: mean Hinton loss; outer: mean cross-entropy (slides). Raises ValueError if the student is not built."
     if not student.built:
         raise ValueError("the student has no weights yet: call it once on a batch, or give it an Input")
+    student = safe(student)
 
     def _inner(weights, lam, batch, non_trainable=()):
         z, new = student.stateless_call(weights, non_trainable, batch["x"], training=True)
@@ -186,4 +188,4 @@ def distillation(
         z, _ = student.stateless_call(weights, non_trainable, batch["x"], training=False)
         return tf.reduce_mean(cross_entropy(batch["y"], z))
 
-    return Bilevel(_inner, _outer)
+    return Bilevel(_inner, _outer, lying(student))

@@ -10,12 +10,14 @@ import pytest
 from book import PACKAGE, ROOT
 
 ARROWS = {
-    **dict.fromkeys(["bilevel", "data", "models", "extrapolation", "runs", "figures"], ()),
-    **dict.fromkeys(["losses", "optimizers"], ("bilevel",)),
+    **dict.fromkeys(["bilevel", "data", "models", "extrapolation", "runs", "figures", "second_order"], ()),
+    "losses": ("bilevel", "second_order"),
+    "optimizers": ("bilevel",),
     "hypergradient": ("bilevel", "optimizers"),
-    "training": ("bilevel", "optimizers", "hypergradient", "extrapolation"),
+    "horizons": ("bilevel", "optimizers", "hypergradient"),
+    "training": ("bilevel", "optimizers", "hypergradient", "horizons", "extrapolation"),
     "distiller": ("losses", "training"),
-    "experiments": ("data", "models", "losses", "training", "runs"),
+    "experiments": ("data", "models", "losses", "optimizers", "training", "runs"),
     "cli": ("experiments", "figures", "runs"),
 }
 NO_TENSORFLOW = ["data", "extrapolation", "figures", "cli"]  # when imported
