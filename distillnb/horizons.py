@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'unrolled', 'with_tangents', 'forward_mode', 'implicit']
 
-# %% ../nbs/05b_horizons.ipynb #08213a36
+# %% ../nbs/05b_horizons.ipynb #7f51d5ce
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from .bilevel import Bilevel
 from .hypergradient import Step, Student, _descend, _look, _slopes, _stepped, plain_step
 from .optimizers import Optimizer
 
-# %% ../nbs/05b_horizons.ipynb #611bdae9
+# %% ../nbs/05b_horizons.ipynb #e11f17d9
 def _trust(problem):
     if problem.lying:
         raise ValueError(
@@ -41,7 +41,7 @@ def _through_tape(K, through):
 
     return _route
 
-# %% ../nbs/05b_horizons.ipynb #333d5106
+# %% ../nbs/05b_horizons.ipynb #fed5b05f
 def _felt(student):
     moments = [v for v in student.slots.values() if isinstance(v, list)]
     return [a for a in tf.nest.flatten((student.weights, moments, student.non_trainable)) if a.dtype.is_floating]
@@ -63,7 +63,7 @@ def _look_at_all(problem, student, val_batch):
         loss = problem.outer(seen.weights, val_batch, seen.non_trainable)
     return loss, tape.gradient(loss, parts, unconnected_gradients="zero")
 
-# %% ../nbs/05b_horizons.ipynb #003bdacb
+# %% ../nbs/05b_horizons.ipynb #7199c4fb
 def _there(problem, optimizer, student, lam, batches, K):
     store = [tf.TensorArray(a.dtype, K, element_shape=a.shape) for a in tf.nest.flatten(student)]
 
@@ -91,7 +91,7 @@ def _and_back(problem, optimizer, student, lam, batches, K, through, store, adjo
     options = {"maximum_iterations": through, "parallel_iterations": 1}
     return tf.while_loop(lambda k, *_: k >= K - through, _walk, start, **options)[2]
 
-# %% ../nbs/05b_horizons.ipynb #8756ea53
+# %% ../nbs/05b_horizons.ipynb #17abc56f
 def _through_states(K, through):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
@@ -117,7 +117,7 @@ def unrolled(
     route.horizon = K
     return route
 
-# %% ../nbs/05b_horizons.ipynb #44081bd9
+# %% ../nbs/05b_horizons.ipynb #6871eba9
 def with_tangents(
     student: Student,  # before the step from which on the dependence on lam counts
     lam: tf.Tensor,  # [P], a plain vector
@@ -139,13 +139,14 @@ def forward_mode(
     "The hypergradient of all steps since the tangents began (Franceschi et al. 2017, eq. 14-15). ValueError without tangents."
     _trust(problem)
     if isinstance(student.tangents, tuple):
-        raise ValueError("forward mode carries tangents along: begin with with_tangents(student, lam), or start(..., tangents=True)")
+        raise ValueError("forward mode carries tangents: begin with with_tangents(student, lam), or start(..., tangents=True)")
     stepped, inner_loss, tangents = _push(problem, optimizer, student, lam, train_batch)
     outer_loss, slopes = _look_at_all(problem, stepped, val_batch)
-    felt = [tf.linalg.matvec(tf.reshape(t, [lam.shape[0], -1]), tf.reshape(s, [-1])) for t, s in zip(tangents, slopes, strict=True)]
-    return Step(tf.cast(tf.add_n(felt), lam.dtype), stepped._replace(tangents=tangents), inner_loss, outer_loss)
+    rows = lambda t, P: tf.reshape(t, [P, -1])
+    felt = [rows(t, lam.shape[0]) @ rows(s, 1)[0][:, None] for t, s in zip(tangents, slopes, strict=True)]
+    return Step(tf.cast(tf.add_n(felt)[:, 0], lam.dtype), stepped._replace(tangents=tangents), inner_loss, outer_loss)
 
-# %% ../nbs/05b_horizons.ipynb #b935e668
+# %% ../nbs/05b_horizons.ipynb #ebd5493f
 def _push(problem, optimizer, student, lam, batch):
     parts, pushed = _felt(student), []
     for p, along in enumerate(tf.unstack(tf.eye(lam.shape[0], dtype=lam.dtype))):
@@ -155,7 +156,7 @@ def _push(problem, optimizer, student, lam, batch):
         pushed.append([push.jvp(a, unconnected_gradients="zero") for a in ends])
     return stepped, loss, [tf.stack(tangents) for tangents in zip(*pushed, strict=True)]
 
-# %% ../nbs/05b_horizons.ipynb #d0f74c1e
+# %% ../nbs/05b_horizons.ipynb #7074d1ff
 def _dot(a, b):
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
 
@@ -185,7 +186,7 @@ def _neumann(product, b, steps, rate):
     total = tf.while_loop(lambda k, *_: k < steps, _walk, start, maximum_iterations=steps, parallel_iterations=1)[1]
     return [rate * v for v in total]
 
-# %% ../nbs/05b_horizons.ipynb #f43a2591
+# %% ../nbs/05b_horizons.ipynb #06e644f9
 SOLVERS = {"cg": _conjugate_gradients, "neumann": _neumann}
 
 
@@ -197,15 +198,16 @@ def implicit(
     damping: float = 0.0,  # delta, added to the Hessian's diagonal, >= 0
     rate: float = 0.1,  # gamma of the Neumann series, in (0, 2 / largest eigenvalue of H + delta)
 ) -> Callable:  # a route
-    "The hypergradient at a minimum of the inner loss (Lorraine et al. 2020, alg. 3; Pedregosa 2016). ValueError for bad settings."
+    "The hypergradient at a minimum of the inner loss (Lorraine et al. 2020, alg. 3; Pedregosa 2016). ValueError for bad numbers."
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    for name, value, least in (("steps", steps, 1), ("tolerance", tolerance, 1e-12), ("damping", damping, 0), ("rate", rate, 1e-12)):
+    asked = {"steps": (steps, 1), "tolerance": (tolerance, 1e-12), "damping": (damping, 0), "rate": (rate, 1e-12)}
+    for name, (value, least) in asked.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
     return _at_minimum(SOLVERS[solver], steps, tolerance, damping, rate)
 
-# %% ../nbs/05b_horizons.ipynb #b6ce4384
+# %% ../nbs/05b_horizons.ipynb #bf19321f
 def _at_minimum(solve, steps, tolerance, damping, rate):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
@@ -229,7 +231,7 @@ def _hessian_product(problem, student, lam, batch, direction):
         gradients, *_ = _descend(problem, student, lam, batch)
     return tape.gradient(gradients, student.weights, output_gradients=direction, unconnected_gradients="zero")
 
-
+# %% ../nbs/05b_horizons.ipynb #b7e465a8
 def _judged(residual, steps, tolerance):
     if tf.executing_eagerly() and not residual <= tolerance:
         raise ArithmeticError(

@@ -136,7 +136,7 @@ def _look(problem, student, batch):
 def forward_product(
     share: float = 1.0,  # part of the train batch that the product runs on, in (0, 1]
 ) -> Callable:  # a route
-    "The one-step route with its product in forward mode, on the first examples of the batch. ValueError for a share out of range."
+    "The one-step route, its product in forward mode and on the first examples of the batch. ValueError for a bad share."
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
 
@@ -180,7 +180,7 @@ def finite_difference(
 
     return _route
 
-
+# %% ../nbs/05_hypergradient.ipynb #5105e001
 def _slope_at(problem, student, direction, nudge, lam, batch):
     displaced = [w + tf.cast(nudge, w.dtype) * d for w, d in zip(student.weights, direction, strict=True)]
     with tf.GradientTape(watch_accessed_variables=False) as tape:

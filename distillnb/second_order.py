@@ -7,7 +7,7 @@ __all__ = ['moments', 'max_pool', 'SafeBatchNormalization', 'SafeLayerNormalizat
            'SafeMaxPooling1D', 'SafeMaxPooling2D', 'SafeMaxPooling3D', 'lying', 'safe', 'Verdict', 'check_second_order']
 
 # %% ../nbs/05c_second_order.ipynb #a4ae4f20
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import keras
@@ -48,7 +48,7 @@ def max_pool(
     return _pool(pool_size, strides, padding.upper())(x)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pool(pool_size, strides, padding):
     deep, layout = ("3D", "NDHWC") if len(pool_size) == 3 else ("", "NHWC")
     where = {"ksize": [1, *pool_size, 1], "strides": [1, *strides, 1], "padding": padding, "data_format": layout}
