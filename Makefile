@@ -1,8 +1,10 @@
 # make run     set up and run the slides' experiment        make run NAME=fashion-mnist   the real images
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
+# make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
 
 NAME ?= synthetic
+N ?= 1000
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,7 +17,7 @@ endif
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FACTS := settings.ini setup.py constraints.txt pyproject.toml
 
-.PHONY: run test lab nbs readme results clean
+.PHONY: run test lab nbs readme results bench gradcheck clean
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -43,6 +45,12 @@ results: .venv/installed
 	distillnb run synthetic --protocol clean --out results/synthetic-clean
 	distillnb run synthetic --protocol authors --out results/synthetic-authors
 	distillnb run fashion-mnist --out results/fashion-mnist
+
+bench: .venv/installed
+	python -m benchmarks.bench
+
+gradcheck: .venv/installed
+	python benchmarks/gradcheck.py $(N)
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -390,6 +390,11 @@ class Way(NamedTuple):
 CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"}
 
 
+@lru_cache
+def _traced(problem):
+    return tf.function(lambda *arguments: problem.inner(*arguments), autograph=False)
+
+
 def _operations(function, *arguments):
     graph = function.get_concrete_function(*arguments).graph.as_graph_def()
     return {node.op for part in (graph, *graph.library.function) for node in getattr(part, "node", ()) or part.node_def}
@@ -397,8 +402,7 @@ def _operations(function, *arguments):
 
 def _choose(problem, state, train_batch, jit_compile, steps_per_call, max_stacked):
     student, lam, batch = tf.nest.map_structure(lambda a: a[0], (state.student, state.lam, train_batch))
-    inner = tf.function(lambda *arguments: problem.inner(*arguments), autograph=False)
-    found = _operations(inner, student.weights, lam, batch, student.non_trainable) & CONVOLUTIONS
+    found = _operations(_traced(problem), student.weights, lam, batch, student.non_trainable) & CONVOLUTIONS
     if found and not tf.config.list_physical_devices("GPU"):
         way = Way(False, 1, 1, "convolutions on a CPU: plain calls, one replica after another")
     else:

@@ -18,9 +18,10 @@ ARROWS = {
     "training": ("bilevel", "optimizers", "hypergradient", "horizons", "extrapolation"),
     "distiller": ("losses", "training"),
     "experiments": ("data", "models", "losses", "optimizers", "training", "runs"),
-    "cli": ("experiments", "figures", "runs"),
+    "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
+    "cli": ("experiments", "figures", "runs", "cost"),
 }
-NO_TENSORFLOW = ["data", "extrapolation", "figures", "cli"]  # when imported
+NO_TENSORFLOW = ["data", "extrapolation", "figures", "cli", "cost"]  # when imported
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},

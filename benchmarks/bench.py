@@ -1,0 +1,240 @@
+"""What a hypergradient costs: our routes, other libraries, and how cost grows. Writes results/benchmarks.json.
+
+    make bench          or: python -m benchmarks.bench [--no-peers] [--out FILE]
+
+One core for every framework. Whole runs through the public loop; runs that are compared take turns, and what is kept is the
+median of their ratios with its quartiles. Chapter 30 tells the story from the record.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+ONE = {name: "1" for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")}
+os.environ.update(ONE | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import workloads
+from distillnb import cost, training
+from distillnb.bilevel import Bilevel
+from distillnb.hypergradient import one_step
+from distillnb.losses import cross_entropy
+from distillnb.optimizers import sgd
+
+ROOT = Path(__file__).resolve().parent.parent
+DENSE = ("one_step", "one_step_quarter", "nested_tape", "forward_product", "finite_difference", "one_sided_difference",
+         "forward_mode", "unrolled_5", "unrolled_5_recompute", "neumann_5")
+STEPS = {"linear": (2000, 9), "mlp": (100, 9), "conv": (10, 9), "resnet": (5, 5)}  # of a run; rounds
+SWEEP = 5  # rounds of the sweeps
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def shared(name):
+    "A student of the benchmarks with the numbers that the peers have."
+    data, given = workloads.workload(name), cost.case(name)
+    return given._replace(weights=data.weights, train=data.train, val=data.val)
+
+
+def routes(name):
+    "Rows of one student: every route, and runs with line phases, against the plain run."
+    given, (steps, rounds) = shared(name), STEPS[name]
+    way = {"steps_per_call": steps} if name in ("linear", "mlp") else {}
+    if name != "linear":
+        steps = -(-steps // 5) * 5
+    if name in ("linear", "mlp"):  # the loop with reverse mode through states is TensorFlow's graph only
+        chosen = [route for route in DENSE if route != "unrolled_5_recompute"]
+    else:
+        chosen = [route for route in DENSE if name == "conv" or route not in ("neumann_5", "unrolled_5")]
+    runners = {"plain": cost.runner("plain", given, steps, **way)}
+    for route in chosen:
+        runners[route] = cost.runner(route, given, steps, **way)
+    e1 = max(3, steps // 5)
+    for route in ("one_step", "one_step_quarter"):
+        runners[f"{route}_lines"] = cost.runner(route, given, 5 * e1, lines=(e1, 4 * e1), **way)
+        runners[f"{route}_lines"].factor = steps / (5 * e1)
+    measured = cost.ratios(runners, rounds)
+    for route in measured:
+        factor = getattr(runners[route], "factor", 1)
+        row = {k: round(v * factor, 5) for k, v in measured[route].items()}
+        say(f"  {name:8}{route:24}{row['ratio']:7.2f}  ({row['low']:.2f} to {row['high']:.2f})")
+        yield {"workload": name, "route": route} | row
+
+
+def our_hypergradient(given):
+    from distillnb.hypergradient import begin
+
+    student = begin(given.weights, sgd(workloads.RATE), given.non_trainable)
+    return one_step(given.problem, sgd(workloads.RATE), student, given.lam, given.train, given.val).hypergradient.numpy()
+
+
+def peers(name, clients):
+    "Rows of one student: seconds of a peer's whole bilevel step in ours, by turns; and how far its hypergradient is off."
+    given, (steps, rounds) = shared(name), STEPS[name]
+    way = {"steps_per_call": steps} if name in ("linear", "mlp") else {}
+    ours, exact, taken = cost.runner("one_step", given, steps, **way), our_hypergradient(given), {}
+    if name != "linear":  # a step a call, as the peers are timed: no gain by fusing
+        taken["ours, one step per call"] = cost.runner("one_step", given, steps, jit_compile=False, steps_per_call=1)
+    for client in clients:
+        for peer in client.names:
+            if peer not in ("whole", "authors_whole"):
+                taken[f"{client.environment} {peer}"] = lambda c=client, p=peer: c.time(p, name, 0.3)[0] * steps
+    ratios = {label: [] for label in taken}
+    for _ in range(rounds):
+        base = ours()
+        for label, run in taken.items():
+            ratios[label].append(run() / base)
+    checks = {f"{c.environment} {p}": c.check(p, name) for c in clients for p in c.names if f"{c.environment} {p}" in taken}
+    for label, values in ratios.items():
+        low, middle, high = np.percentile(values, [25, 50, 75]).round(3).tolist()
+        off = np.linalg.norm(np.subtract(checks.get(label, exact), exact)) / np.linalg.norm(exact)
+        row = {"workload": name, "peer": label, "ratio": middle, "low": low, "high": high, "hypergradient_error": float(off)}
+        say(f"  {name:8}{label:32}{middle:7.2f}  ({low:.2f} to {high:.2f})   hypergradient off by {off:.1e}")
+        yield row
+
+
+def whole(clients):
+    "The synthetic experiment: ten restarts of 2,000 bilevel steps through `train`, and the peers' ways, by turns."
+    given, steps = shared("linear"), workloads.STEPS
+    runs = {"ours": cost.runner("one_step", given, steps, replicas=workloads.RESTARTS, steps_per_call=steps)}
+    for client in clients:
+        for peer in client.names:
+            if "whole" in peer:
+                runs[f"{client.environment} {peer}"] = lambda c=client, p=peer: c.time(p, "linear", 0.5)[0]
+    seconds = {label: [] for label in runs}
+    for _ in range(9):
+        for label, run in runs.items():
+            seconds[label].append(run())
+    for label, values in seconds.items():
+        low, middle, high = np.percentile(values, [25, 50, 75]).round(4).tolist()
+        ratio = float(np.median(np.divide(values, seconds["ours"])).round(3))
+        say(f"  {label:24}{middle:9.3f} s  ({low:.3f} to {high:.3f})   {ratio:.2f} of ours")
+        yield {"peer": label, "seconds": middle, "low": low, "high": high, "ratio": ratio}
+
+
+def dense(width, features=64):
+    return keras.Sequential([keras.Input((features,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(10)])
+
+
+def by_weights():
+    "one_step against plain for dense nets of 1e3 to 1e7 weights."
+    for features, width in ((20, 32), (64, 128), (256, 384), (1024, 1000), (2048, 4900)):
+        model = dense(width, features)
+        given = cost.case("mlp", model)
+        steps = max(2, int(2e7 / model.count_params() / 4))
+        steps = min(steps, 300)
+        runs = {r: cost.runner(r, given, steps, steps_per_call=steps) for r in ("plain", "one_step", "forward_mode")}
+        measured = cost.ratios(runs, SWEEP)
+        for route in ("one_step", "forward_mode"):
+            yield {"weights": model.count_params(), "route": route} | measured[route]
+
+
+def by_metaparameters():
+    "one_step for 3 to 1e5 metaparameters: a weight for each example of a pile; forward mode up to 30."
+    model = dense(64)
+    for count in (3, 10, 30, 1000, 100_000):
+        given = cost.case("mlp", model)
+        def inner(weights, lam, batch, kept=(), count=count):
+            z, _ = model.stateless_call(weights, [], batch["x"])
+            vote = tf.sigmoid(tf.gather(lam, batch["y"] % count))
+            return tf.reduce_mean(vote * cross_entropy(batch["y"], z)), kept
+        given = given._replace(problem=Bilevel(inner, given.problem.outer), lam=np.zeros(count, "float32"))
+        names = ("plain", "one_step", "forward_mode") if count <= 30 else ("plain", "one_step")
+        measured = cost.ratios({r: cost.runner(r, given, 100, jit_compile=False) for r in names}, SWEEP)
+        for route in names[1:]:
+            yield {"metaparameters": count, "route": route} | measured[route]
+
+
+def by_restarts():
+    "Seconds of R restarts together, in seconds of one, by stacking and one after another."
+    for name, counts in (("linear", (1, 3, 10, 30, 100)), ("mlp", (1, 2, 4, 8)), ("conv", (1, 2, 4))):
+        given, steps = shared(name), {"linear": 2000, "mlp": 50, "conv": 5}[name]
+        for count in counts:
+            runs = {"plain": cost.runner("one_step", given, steps, steps_per_call=steps if name != "conv" else 1)}
+            way = {"steps_per_call": steps} if name != "conv" else {}
+            runs["chosen"] = cost.runner("one_step", given, steps, replicas=count, **way)
+            if name != "conv" and count > 1:
+                runs["one after another"] = cost.runner("one_step", given, steps, replicas=count, max_stacked=1, **way)
+            measured = cost.ratios(runs, SWEEP)
+            for label in list(runs)[1:]:
+                yield {"workload": name, "restarts": count, "way": label} | measured[label]
+
+
+def by_horizon():
+    "Plain steps for each student step, by K, of reverse mode with and without recomputation; conv net, plain calls."
+    given = shared("conv")
+    from distillnb import horizons
+
+    known = cost.routes()
+    for K in (1, 2, 5, 10, 20):
+        extra = {f"unrolled {K}": (horizons.unrolled(K), 1.0), f"recomputed {K}": (horizons.unrolled(K, recompute=True), 1.0)}
+        cost.routes = lambda extra=extra: known | extra
+        steps = max(K, 20 if K != 20 else 20)
+        runs = {r: cost.runner(r, given, steps) for r in ("plain", *extra) if K <= 10 or "recomputed" in r or r == "plain"}
+        measured = cost.ratios(runs, 3)
+        cost.routes = lambda: known
+        for label in list(runs)[1:]:
+            yield {"K": K, "route": label.split()[0]} | measured[label]
+
+
+def memory():
+    "MB that a route adds to a process that has everything else, at the peak, each in a process of its own."
+    for name in ("conv", "resnet"):
+        for route in ("plain", "one_step", "nested_tape", "forward_product", "finite_difference", "forward_mode",
+                      "recompute 5", "recompute 20", "recompute 200", "unrolled 5", "unrolled 20"):
+            if name == "resnet" and ("200" in route or "unrolled" in route or "20" in route):
+                continue
+            command = [sys.executable, "-m", "benchmarks.memory", name, route]
+            found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if found.returncode:
+                say(f"  {name} {route}: failed")
+                continue
+            row = {"workload": name, "route": route} | json.loads(found.stdout.splitlines()[-1])
+            say(f"  {name:8}{route:20}{row['added_mb']:8.0f} MB added, {row['peak_mb']:.0f} MB in all")
+            yield row
+
+
+def environment():
+    packages = ("tensorflow", "keras", "numpy")
+    return {"python": platform.python_version(), "threads": 1, "cpus": os.cpu_count(), "machine": platform.machine(),
+            "versions": {p: version(p) for p in packages}, "command": "make bench"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-peers", action="store_true", help="our own rows only")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks.json")
+    arguments = parser.parse_args()
+    clients = []
+    if not arguments.no_peers:
+        from benchmarks.peers.client import start
+
+        clients = [start(name) for name in ("torch", "jax")]
+        clients = [client for client in clients if client.names]
+    record = {"environment": environment()}
+    collect = lambda title, rows: (say(title), record.__setitem__(title, list(rows)))
+    collect("whole", whole(clients))
+    collect("routes", (row for name in cost.STUDENTS for row in routes(name)))
+    if clients:
+        collect("peers", (row for name in cost.STUDENTS for row in peers(name, clients)))
+        record["peers_skipped"] = {k: v for client in clients for k, v in client.skipped.items()}
+        record["peers_notes"] = {k: v for client in clients for k, v in client.notes.items()}
+    for title, rows in (("memory", memory), ("weights", by_weights), ("metaparameters", by_metaparameters),
+                        ("restarts", by_restarts), ("horizon", by_horizon)):
+        collect(title, rows())
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    say(f"written: {arguments.out.relative_to(ROOT) if arguments.out.is_relative_to(ROOT) else arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
