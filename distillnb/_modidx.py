@@ -329,6 +329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'distillnb.training._resident': ('training.html#_resident', 'distillnb/training.py'),
                                     'distillnb.training._rows': ('training.html#_rows', 'distillnb/training.py'),
                                     'distillnb.training._stay': ('training.html#_stay', 'distillnb/training.py'),
+                                    'distillnb.training._step_with': ('training.html#_step_with', 'distillnb/training.py'),
                                     'distillnb.training._traced': ('training.html#_traced', 'distillnb/training.py'),
                                     'distillnb.training._with_residual': ('training.html#_with_residual', 'distillnb/training.py'),
                                     'distillnb.training.batch_order': ('training.html#batch_order', 'distillnb/training.py'),

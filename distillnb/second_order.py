@@ -401,13 +401,13 @@ def _copy(layer):
         return type(layer)(layer.function, layer._output_shape, layer.mask, layer.arguments, name=layer.name)
     return type(layer).from_config(layer.get_config())
 
-# %% ../nbs/05c_second_order.ipynb #0bfe194d
+# %% ../nbs/05c_second_order.ipynb #9e9a730c
 def safe(
     model: keras.Model,  # any built Keras model
 ) -> keras.Model:
     "The same model, weights copied, whose layers have right second derivatives; itself if Keras cannot clone it."
     parts = model._flatten_layers()
-    copy = _clone(model, parts) if any(map(_cure, parts)) else None
+    copy = _clone(model, parts) if model.built and any(map(_cure, parts)) else None
     if copy is None:
         return model
     variables = [m.trainable_variables + m.non_trainable_variables for m in (model, copy)]

@@ -235,6 +235,10 @@ def bilevel_step(
     route: Callable = one_step,  # how a hypergradient is computed: a function of chapter 05 or 05b
 ) -> Callable:  # state, train_batch [R, ...] or for K steps [R, K, ...], val_batch -> state, record
     "A pure step for R replicas at once; K steps of the student if the route looks so far. ValueError for an unknown order."
+    return _step_with(_either, problem, optimizer, move, order, route)
+
+# %% ../nbs/07_training.ipynb #53edf0d7
+def _step_with(choose, problem, optimizer, move, order, route):
     if order not in ("shared", "authors"):
         raise ValueError(f"order must be 'shared' or 'authors', got {order!r}")
     K = getattr(route, "horizon", None)
@@ -244,7 +248,7 @@ def bilevel_step(
     def _step(state, train_batch, val_batch):
         wanted = move.wants(state.memory)
         arguments = (state.student, state.lam, train_batch, val_batch)
-        imagined = _either(wanted, lambda: dear(*arguments), lambda: plain(*arguments))
+        imagined = choose(wanted, lambda: dear(*arguments), lambda: plain(*arguments))
         lam, memory = move.step(state.lam, imagined.hypergradient, state.memory)
         taken = imagined
         if order == "authors" and wanted is not False:
@@ -344,16 +348,19 @@ def _draws(piles, seeds, batch_sizes, first, count, K):
 # %% ../nbs/07_training.ipynb #2a2f446f
 @lru_cache(maxsize=32)
 def _loop(problem, update, wants, move_step, order, route, jit_compile):
-    step = bilevel_step(problem, Optimizer(None, update), Move(None, wants, move_step), order, route)
+    parts = problem, Optimizer(None, update), Move(None, wants, move_step), order, route
+    K = getattr(route, "horizon", None)
 
     def _call(state, train_data, val_data, draws, count):
-        K = getattr(route, "horizon", None)
-        take = lambda state, train, val: step(state, _pick(train_data, train, K), _pick(val_data, val))
+        def _take(choose):
+            step = _step_with(choose, *parts)
+            return lambda state, train, val: step(state, _pick(train_data, train, K), _pick(val_data, val))
+
         (length,), *rows = draws[0].shape, *draws[1:]
-        if length == 1:
-            state, record = take(state, *tf.nest.map_structure(lambda d: d[0], rows))
-            return state, tf.nest.map_structure(lambda r: r[None], record)
-        return _many(take, state, rows, count, length)
+        if length > 1:
+            return _many(_take, wants, state, rows, count, length)
+        state, record = _take(_either)(state, *tf.nest.map_structure(lambda d: d[0], rows))
+        return state, tf.nest.map_structure(lambda r: r[None], record)
 
     return tf.function(_call, jit_compile=jit_compile, autograph=False)
 
@@ -363,18 +370,27 @@ def _pick(data, rows, K=None):
         return {name: tf.gather(v, rows, batch_dims=1) for name, v in data.items()}
     return data if K is None else {name: tf.repeat(v[:, None], K, 1) for name, v in data.items()}
 
-
-def _many(take, state, draws, count, length):
+# %% ../nbs/07_training.ipynb #f819377f
+def _many(take, wants, state, draws, count, length):
     array = lambda t: tf.TensorArray(t.dtype, length, element_shape=t.shape)
     records = tf.nest.map_structure(array, Record(state.lam, state.lam[:, 0], state.lam[:, 0], state.fault))
 
-    def _body(i, state, draws, records):
-        state, record = take(state, *tf.nest.map_structure(lambda d: d[0], draws))
-        draws = tf.nest.map_structure(lambda d: tf.roll(d, -1, 0), draws)
-        return i + 1, state, draws, tf.nest.map_structure(lambda array, value: array.write(i, value), records, record)
+    def _while(step, going):
+        def _body(i, state, draws, records):
+            state, record = step(state, *tf.nest.map_structure(lambda d: d[0], draws))
+            draws = tf.nest.map_structure(lambda d: tf.roll(d, -1, 0), draws)
+            return i + 1, state, draws, tf.nest.map_structure(lambda array, value: array.write(i, value), records, record)
 
-    now = (tf.constant(0), state, draws, records)
-    _, state, _, records = tf.while_loop(lambda i, *_: i < count, _body, now, maximum_iterations=length)
+        return lambda *now: tf.while_loop(lambda i, state, *_: (i < count) & going(state), _body, now, maximum_iterations=length)
+
+    if isinstance(wants(state.memory), bool):
+        walk = _while(take(_either), lambda state: True)
+    else:
+        dear = _while(take(lambda wanted, dear, plain: dear()), lambda state: tf.reduce_any(wants(state.memory)))
+        plain = _while(take(lambda wanted, dear, plain: plain()), lambda state: ~tf.reduce_any(wants(state.memory)))
+        both = lambda *now: plain(*dear(*now))
+        walk = lambda *now: tf.while_loop(lambda i, *_: i < count, both, now, maximum_iterations=length)
+    _, state, _, records = walk(tf.constant(0), state, draws, records)
     return state, tf.nest.map_structure(lambda array: array.stack(), records)
 
 # %% ../nbs/07_training.ipynb #bc0e8e54
@@ -453,7 +469,7 @@ def _drive(loop, state, piles, seeds, batch_sizes, way, steps, K, evaluate, ever
         if way.jit_compile and not done:
             _refuse_wrong_pools(loop, calls[0])
         states, reports = zip(*(loop(*call) for call in calls), strict=True)
-        records.append((now, reports))
+        records.append((now, tf.nest.map_structure(lambda a: a.numpy(), reports)))
         if not every or (done + now) % every == 0:
             look()
     return _report(_merged(states), state.lam.numpy()[None], records, evaluations, way)
