@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import workloads
-from distillnb import cost, training
+from distillnb import cost
 from distillnb.bilevel import Bilevel
 from distillnb.hypergradient import one_step
 from distillnb.losses import cross_entropy

@@ -44,7 +44,7 @@ def weight_shapes(name):
 
 
 def _initial(name, random):
-    "Normal kernels of variance 1/inputs; small biases; scales of batch norm (the vectors right after a convolution of the resnet) near one."
+    "Normal kernels of variance 1/inputs; small biases; scales of batch norm (right after a convolution of the resnet) near one."
     weights, before = [], ()
     for shape in weight_shapes(name):
         noise = random.standard_normal(shape)

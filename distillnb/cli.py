@@ -173,7 +173,8 @@ def _bench(arguments):
     rows = []
     for name in STUDENTS:
         for row in table((name,), arguments.quick):
-            print(f"{name:8} {row['route']:24} {row['ratio']:6.2f} plain steps  ({row['low']:.2f} to {row['high']:.2f})", flush=True)
+            spread = f"({row['low']:.2f} to {row['high']:.2f})"
+            print(f"{name:8} {row['route']:24} {row['ratio']:6.2f} plain steps  {spread}", flush=True)
             rows.append(row)
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")

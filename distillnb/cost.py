@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['STUDENTS', 'ROWS', 'student', 'Case', 'case', 'routes', 'runner', 'ratios', 'table']
 
-# %% ../nbs/30_cost.ipynb #e6052a62
+# %% ../nbs/30_cost.ipynb #8be600c9
 import statistics
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# %% ../nbs/30_cost.ipynb #86af9204
+# %% ../nbs/30_cost.ipynb #173da258
 def student(
     name: str,  # "linear", "mlp", "conv" or "resnet"
 ) -> Any:  # a Keras model
@@ -37,7 +36,7 @@ def student(
 
 STUDENTS = ("linear", "mlp", "conv", "resnet")
 
-# %% ../nbs/30_cost.ipynb #04c797d9
+# %% ../nbs/30_cost.ipynb #b84e5a3e
 def _residual_body(x, layers):
     conv = lambda x, width, size, stride: layers.Conv2D(width, size, stride, "same", use_bias=False)(x)
     norm = lambda x: layers.BatchNormalization()(x)
@@ -48,7 +47,7 @@ def _residual_body(x, layers):
         x = layers.ReLU()(layers.Add()([y, x if stride == 1 else conv(x, width, 1, stride)]))
     return layers.GlobalAveragePooling2D()(x)
 
-# %% ../nbs/30_cost.ipynb #4e697dcb
+# %% ../nbs/30_cost.ipynb #23ef8556
 class Case(NamedTuple):
     "A student with its data, ready to be trained."
 
@@ -78,7 +77,7 @@ def case(
     weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
     return Case(distillation(model, box()), weights, kept, tf.constant([0.6, 0.7, 3.0]), train, val)
 
-# %% ../nbs/30_cost.ipynb #684e955c
+# %% ../nbs/30_cost.ipynb #a869b249
 def routes() -> dict:  # name -> (route, share of the validation batch)
     "The routes of chapters 05 and 05b by the names of the table; `plain` is no route."
     from distillnb import horizons, hypergradient
@@ -97,7 +96,7 @@ def routes() -> dict:  # name -> (route, share of the validation batch)
         "neumann_5": (horizons.implicit("neumann", steps=5, tolerance=1e9, rate=0.05), 1.0),
     }
 
-# %% ../nbs/30_cost.ipynb #901fed67
+# %% ../nbs/30_cost.ipynb #38ac57e4
 def runner(
     name: str,  # of a route
     given: Case,  # what to train
@@ -110,8 +109,7 @@ def runner(
     from distillnb import training
     from distillnb.optimizers import sgd
 
-    route, share = routes()[name]
-    outer, optimizer, clip = sgd(0.01), sgd(0.05), partial(np.clip, a_min=0.1, a_max=10.0)
+    (route, share), outer, optimizer = routes()[name], sgd(0.01), sgd(0.05)
     move = training.fixed() if route is None else training.lines(outer, *lines) if lines else training.gradient(outer)
     stack = lambda arrays: [np.repeat(a[None], replicas, 0) for a in arrays]
     lam = np.repeat(np.asarray(given.lam)[None], replicas, 0)
@@ -128,7 +126,7 @@ def runner(
 
     return _seconds
 
-# %% ../nbs/30_cost.ipynb #7ed4a6b5
+# %% ../nbs/30_cost.ipynb #7ee67d53
 def ratios(
     runners: dict,  # name -> () -> seconds; one of them is called "plain"
     rounds: int = 7,  # turns that each takes
@@ -145,7 +143,7 @@ def ratios(
         summary[name] = {"ratio": middle, "low": low, "high": high, "seconds": statistics.median(seconds)}
     return summary
 
-# %% ../nbs/30_cost.ipynb #4cca83db
+# %% ../nbs/30_cost.ipynb #80bcf0a0
 ROWS = {  # student: (steps of a run, rounds, routes of the quick table)
     "linear": (2000, 5, ("one_step", "finite_difference", "forward_mode")),
     "mlp": (100, 5, ("one_step", "one_step_quarter", "nested_tape", "finite_difference")),

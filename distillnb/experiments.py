@@ -212,8 +212,8 @@ def synthetic_task(
     validation = "validation" if clean else "test"
     given = lambda method: (pile("train", method) | {"teacher_logits": teacher_logits}, pile(validation, method))
     setting = _clean_setting if clean else _authors_setting
-    return Task(seeds, _logistic, given, lambda method: pile("test", method), steps=steps, optimizer=sgd(1.0), log_every=log_every,
-                measured_on=validation, bayes=data.bayes_accuracy(), **setting(seeds))
+    return Task(seeds, _logistic, given, lambda method: pile("test", method), steps=steps, log_every=log_every,
+                optimizer=sgd(1.0), measured_on=validation, bayes=data.bayes_accuracy(), **setting(seeds))
 
 
 def _logistic(seed):
@@ -260,7 +260,8 @@ def image_task(
     pile = lambda name: {part: np.stack([getattr(getattr(p, name), part) for p in piles]) for part in ("x", "y")}
     train = pile("train") | {"teacher_logits": np.stack([logits(teacher, p.train.x) for p in piles])}
     validation, steps = pile("validation"), c["steps"]
-    return Task(seeds, c["student"], lambda method: (train, validation), lambda method: pile("test"), steps=steps, optimizer=sgd(cosine(c["rate"], steps)),
+    return Task(seeds, c["student"], lambda method: (train, validation), lambda method: pile("test"), steps=steps,
+                optimizer=sgd(cosine(c["rate"], steps)),
                 batch_sizes=(c["batch"], c["batch"]), t_squared=True, log_every=steps // 10,
                 **_clean_setting(seeds, temperature=4.0, hottest=20.0, tie=True))
 

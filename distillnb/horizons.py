@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'unrolled', 'with_tangents', 'forward_mode', 'implicit']
 
-# %% ../nbs/05b_horizons.ipynb #c8f0670f
+# %% ../nbs/05b_horizons.ipynb #c7bbff37
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from .bilevel import Bilevel
 from .hypergradient import Step, Student, _descend, _look, _slopes, _stepped, plain_step
 from .optimizers import Optimizer
 
-# %% ../nbs/05b_horizons.ipynb #9eeb15d3
+# %% ../nbs/05b_horizons.ipynb #e385f5e3
 def _trust(problem):
     if problem.lying:
         raise ValueError(
@@ -41,7 +41,7 @@ def _through_tape(K, through):
 
     return _route
 
-# %% ../nbs/05b_horizons.ipynb #f57c3be1
+# %% ../nbs/05b_horizons.ipynb #36576253
 def _felt(student):
     moments = [v for v in student.slots.values() if isinstance(v, list)]
     return [a for a in tf.nest.flatten((student.weights, moments, student.non_trainable)) if a.dtype.is_floating]
@@ -63,7 +63,7 @@ def _look_at_all(problem, student, val_batch):
         loss = problem.outer(seen.weights, val_batch, seen.non_trainable)
     return loss, tape.gradient(loss, parts, unconnected_gradients="zero")
 
-# %% ../nbs/05b_horizons.ipynb #16ed80d0
+# %% ../nbs/05b_horizons.ipynb #ca69e367
 def _there(problem, optimizer, student, lam, batches, K):
     store = [tf.TensorArray(a.dtype, K, element_shape=a.shape) for a in tf.nest.flatten(student)]
 
@@ -91,7 +91,7 @@ def _and_back(problem, optimizer, student, lam, batches, K, through, store, adjo
     options = {"maximum_iterations": through, "parallel_iterations": 1}
     return tf.while_loop(lambda k, *_: k >= K - through, _walk, start, **options)[2]
 
-# %% ../nbs/05b_horizons.ipynb #d57a3c2e
+# %% ../nbs/05b_horizons.ipynb #9f227d72
 def _through_states(K, through):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
@@ -117,7 +117,7 @@ def unrolled(
     route.horizon = K
     return route
 
-# %% ../nbs/05b_horizons.ipynb #2d4aa14a
+# %% ../nbs/05b_horizons.ipynb #0f7282d6
 def with_tangents(
     student: Student,  # before the step from which on the dependence on lam counts
     lam: tf.Tensor,  # [P], a plain vector
@@ -146,7 +146,7 @@ def forward_mode(
     felt = [rows(t, lam.shape[0]) @ rows(s, 1)[0][:, None] for t, s in zip(tangents, slopes, strict=True)]
     return Step(tf.cast(tf.add_n(felt)[:, 0], lam.dtype), stepped._replace(tangents=tangents), inner_loss, outer_loss)
 
-# %% ../nbs/05b_horizons.ipynb #d665d4c5
+# %% ../nbs/05b_horizons.ipynb #c560e05c
 def _push(problem, optimizer, student, lam, batch):
     parts, pushed = _felt(student), []
     for p, along in enumerate(tf.unstack(tf.eye(lam.shape[0], dtype=lam.dtype))):
@@ -156,7 +156,7 @@ def _push(problem, optimizer, student, lam, batch):
         pushed.append([push.jvp(a, unconnected_gradients="zero") for a in ends])
     return stepped, loss, [tf.stack(tangents) for tangents in zip(*pushed, strict=True)]
 
-# %% ../nbs/05b_horizons.ipynb #6ae71af6
+# %% ../nbs/05b_horizons.ipynb #4b701add
 def _dot(a, b):
     return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b, strict=True)])
 
@@ -186,7 +186,7 @@ def _neumann(product, b, steps, rate):
     total = tf.while_loop(lambda k, *_: k < steps, _walk, start, maximum_iterations=steps, parallel_iterations=1)[1]
     return [rate * v for v in total]
 
-# %% ../nbs/05b_horizons.ipynb #70ba09e5
+# %% ../nbs/05b_horizons.ipynb #4e1cf8af
 SOLVERS = {"cg": _conjugate_gradients, "neumann": _neumann}
 
 
@@ -207,7 +207,7 @@ def implicit(
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
     return _at_minimum(SOLVERS[solver], steps, tolerance, damping, rate)
 
-# %% ../nbs/05b_horizons.ipynb #e6c08253
+# %% ../nbs/05b_horizons.ipynb #243e75b4
 def _at_minimum(solve, steps, tolerance, damping, rate):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
@@ -231,7 +231,7 @@ def _hessian_product(problem, student, lam, batch, direction):
         gradients, *_ = _descend(problem, student, lam, batch)
     return tape.gradient(gradients, student.weights, output_gradients=direction, unconnected_gradients="zero")
 
-# %% ../nbs/05b_horizons.ipynb #172d5e3c
+# %% ../nbs/05b_horizons.ipynb #5c75c019
 def _judged(residual, steps, tolerance):
     if tf.executing_eagerly() and not residual <= tolerance:
         raise ArithmeticError(

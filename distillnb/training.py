@@ -237,6 +237,22 @@ def bilevel_step(
     "A pure step for R replicas at once; K steps of the student if the route looks so far. ValueError for an unknown order."
     return _step_with(_either, problem, optimizer, move, order, route)
 
+
+def _either(wanted, dear, plain):
+    if isinstance(wanted, bool):
+        return dear() if wanted else plain()
+    return tf.cond(tf.reduce_any(wanted), dear, plain)
+
+
+def _each(function):
+    def _mapped(*stacked):
+        if stacked[1].shape[0] == 1:
+            alone = function(*tf.nest.map_structure(lambda a: a[0], stacked))
+            return tf.nest.map_structure(lambda a: a[None], alone)
+        return tf.vectorized_map(lambda one: function(*one), stacked)
+
+    return _mapped
+
 # %% ../nbs/07_training.ipynb #53edf0d7
 def _step_with(choose, problem, optimizer, move, order, route):
     if order not in ("shared", "authors"):
@@ -257,36 +273,11 @@ def _step_with(choose, problem, optimizer, move, order, route):
 
     return _step
 
-# %% ../nbs/07_training.ipynb #b03b1471
-def _plain_steps(problem, optimizer, student, lam, batches, K):
-    forgotten = tf.nest.map_structure(tf.zeros_like, student.tangents)
-    for k in range(K or 1):
-        batch = batches if K is None else tf.nest.map_structure(lambda a: a[k], batches)
-        student, loss = plain_step(problem, optimizer, student, lam, batch)
-    nan, zero = tf.constant(np.nan, loss.dtype), tf.zeros([], loss.dtype)
-    return Step(tf.zeros_like(lam), student._replace(tangents=forgotten), loss, nan, zero)
-
 
 def _with_residual(step):
     return step._replace(residual=tf.cast(step.residual, step.inner_loss.dtype))
 
-
-def _either(wanted, dear, plain):
-    if isinstance(wanted, bool):
-        return dear() if wanted else plain()
-    return tf.cond(tf.reduce_any(wanted), dear, plain)
-
-
-def _each(function):
-    def _mapped(*stacked):
-        if stacked[1].shape[0] == 1:
-            alone = function(*tf.nest.map_structure(lambda a: a[0], stacked))
-            return tf.nest.map_structure(lambda a: a[None], alone)
-        return tf.vectorized_map(lambda one: function(*one), stacked)
-
-    return _mapped
-
-# %% ../nbs/07_training.ipynb #5418be07
+# %% ../nbs/07_training.ipynb #b03b1471
 def _advance(state, imagined, taken, lam, memory, wanted, steps):
     wanted = tf.broadcast_to(wanted, state.fault.shape)
     asked = lambda value: tf.where(wanted, value, tf.zeros_like(value))
@@ -302,6 +293,15 @@ def _advance(state, imagined, taken, lam, memory, wanted, steps):
     or_nan = lambda mask, value: tf.where(mask, value, tf.constant(np.nan, value.dtype))
     used = tf.cast(well & wanted, tf.int32)
     return new, Record(lam, or_nan(well, taken.inner_loss), or_nan(well & wanted, outer_loss), used)
+
+
+def _plain_steps(problem, optimizer, student, lam, batches, K):
+    forgotten = tf.nest.map_structure(tf.zeros_like, student.tangents)
+    for k in range(K or 1):
+        batch = batches if K is None else tf.nest.map_structure(lambda a: a[k], batches)
+        student, loss = plain_step(problem, optimizer, student, lam, batch)
+    nan, zero = tf.constant(np.nan, loss.dtype), tf.zeros([], loss.dtype)
+    return Step(tf.zeros_like(lam), student._replace(tangents=forgotten), loss, nan, zero)
 
 # %% ../nbs/07_training.ipynb #f6d5536e
 def batch_order(
