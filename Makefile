@@ -5,6 +5,7 @@
 
 NAME ?= synthetic
 N ?= 1000
+SEED0 ?= 0
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -49,8 +50,8 @@ results: .venv/installed
 bench: .venv/installed
 	python -m benchmarks.bench
 
-gradcheck: .venv/installed
-	python benchmarks/gradcheck.py $(N)
+gradcheck: .venv/installed # make gradcheck N=1000 SEED0=0: so many problems, one process for each core
+	python benchmarks/gradcheck.py $(N) --first $(SEED0)
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'

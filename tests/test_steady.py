@@ -16,7 +16,8 @@ def setting():
     from distillnb.losses import distillation, smooth
 
     layers = keras.layers
-    parts = [layers.Conv2D(2, 3), layers.BatchNormalization(), layers.ReLU(), layers.MaxPool2D(), layers.Flatten(), layers.Dense(3)]
+    parts = [layers.Conv2D(2, 3), layers.BatchNormalization(), layers.ReLU(), layers.MaxPool2D()]
+    parts += [layers.Flatten(), layers.Dense(3)]
     model = keras.Sequential([keras.Input((6, 6, 1)), *parts])
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(50, 6, 6, 1)).astype("float32"), "y": rng.integers(0, 3, 50).astype("int32")}
