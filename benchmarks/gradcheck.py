@@ -49,7 +49,7 @@ KINKED = ("relu", "elu", "leaky_relu", "selu")
 NORMS = ("batch_norm", "layer_norm", "group_norm")
 POOLS = ("max_pool", "overlapping_max_pool", "average_pool")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "rmsprop_momentum", "adam", "adamw")
-SCHEDULES = ("cosine", "exponential", "warmup")
+SCHEDULES = ("cosine", "exponential", "warmup", "piecewise")
 METAPARAMETERS = ("smooth", "smooth_tied", "raw", "raw_tied", "class_temperatures", "class_weights", "nest")
 
 
@@ -219,6 +219,8 @@ def _batches(rng, spec, *shape):
 
 
 def _optimizer(spec):
+    import keras
+
     from distillnb import optimizers
 
     rate = spec.numbers["rate"]
@@ -227,6 +229,7 @@ def _optimizer(spec):
         "cosine": lambda: optimizers.cosine(rate, 25, rate / 10),
         "exponential": lambda: optimizers.exponential(rate, 0.5, 10),
         "warmup": lambda: optimizers.warmup(rate, 5),
+        "piecewise": lambda: keras.optimizers.schedules.PiecewiseConstantDecay([1, 4], [rate, rate / 2, rate / 4]),
     }
     rule = {"momentum": "sgd", "nesterov": "sgd", "rmsprop_momentum": "rmsprop"}.get(spec.optimizer, spec.optimizer)
     return getattr(optimizers, rule)(**spec.numbers | {"rate": schedules[spec.schedule]()})
