@@ -44,7 +44,7 @@ def weight_shapes(name):
 
 
 def _initial(name, random):
-    "Normal kernels of variance 1/inputs; small biases; scales of batch norm (right after a convolution of the resnet) near one."
+    "Normal kernels of variance 1/inputs; small biases; batch norm's scales, the vectors after a kernel of the resnet, near 1."
     weights, before = [], ()
     for shape in weight_shapes(name):
         noise = random.standard_normal(shape)

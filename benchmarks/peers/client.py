@@ -1,6 +1,7 @@
 """Asks the peers: each framework is a process in its own environment, and what goes wrong there is kept as a record."""
 
 import atexit
+import contextlib
 import json
 import math
 import os
@@ -48,13 +49,14 @@ class Client:
         if self.process:
             self.process.kill()
             self.process.wait()
-            self.process.stdin.close()
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
             self.process = None
 
     def _start(self):
         command = [self.python, "-m", MODULES[self.environment]]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True, bufsize=1, cwd=ROOT, env=settings(self.threads))
+        ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **ends, text=True, bufsize=1, cwd=ROOT, env=settings(self.threads))
         self.lines = queue.Queue()
         threading.Thread(target=self._listen, args=(self.process.stdout, self.lines), daemon=True).start()
         ready = self._reply()
@@ -86,13 +88,13 @@ class Client:
         "The reply to a request; a peer that failed on a workload is not asked again."
         if (name, workload) in self.errors or name not in self.names:
             return {}
-        if not self.process:
+        if not self.process or self.process.poll() is not None:
+            self.close()
             self._start()
-        if not self.process:
-            return {}
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            reply = self._reply()
+            if self.process:
+                self.process.stdin.write(json.dumps(request) + "\n")
+            reply = self._reply() if self.process else {"error": "the process does not start"}
         except OSError as error:
             self.close()
             reply = {"error": f"the process is gone ({error})"}

@@ -145,7 +145,7 @@ class Authors(Peer):
     def set_up(self):
         super().set_up()
         self.virtual = NETS[self.name]()
-        self.lam = [torch.tensor(float(value), requires_grad=True) for value in self.lam]
+        self.lam = [torch.tensor(value, requires_grad=True) for value in self.lam.tolist()]
         self.outer_sgd = torch.optim.SGD(self.lam, lr=OUTER_RATE)
 
     def look_ahead(self):
@@ -228,7 +228,7 @@ class ForwardCompiled(Forward):
 
     def __init__(self, name, data):
         super().__init__(name, data)
-        self.move = torch.compile(self.pure)
+        self.move = torch.compile(self.pure, dynamic=False)
 
 
 class TorchOpt(Peer):
@@ -331,9 +331,17 @@ class WholeAuthors(Authors):
                 super().step()
 
 
-PEERS = {"plain": Plain, "authors": Authors, "double_backward": DoubleBackward, "forward": Forward,
-         "forward_compiled": ForwardCompiled, "torchopt": TorchOpt, "higher": Higher, "betty": Betty,
-         "whole_authors": WholeAuthors}
+PEERS = {
+    "plain": Plain,
+    "authors": Authors,
+    "double_backward": DoubleBackward,
+    "forward": Forward,
+    "forward_compiled": ForwardCompiled,
+    "torchopt": TorchOpt,
+    "higher": Higher,
+    "betty": Betty,
+    "whole_authors": WholeAuthors,
+}
 NOTES = {
     "authors": "central difference, 0.01 / |v|, and a second training gradient at the next lambda",
     "betty": "its value is not the hypergradient: no learning rate in it, taken at the next weights, which it leaves displaced",
