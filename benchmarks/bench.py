@@ -1,6 +1,9 @@
 """What a hypergradient costs: our routes, other libraries, and how cost grows. Writes results/benchmarks.json.
 
-    make bench          or: python -m benchmarks.bench [--no-peers] [--out FILE]
+    make bench          or: python -m benchmarks.bench [--no-peers] [--only SECTION ...] [--out FILE]
+
+Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, peers. Each is written when it is done, and the
+others stay as they are in the file.
 
 One core for every framework. Whole runs through the public loop; runs that are compared take turns, and what is kept is the
 median of their ratios with its quartiles. Chapter 30 tells the story from the record.
@@ -32,8 +35,8 @@ from distillnb.optimizers import sgd
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = ("one_step", "one_step_quarter", "nested_tape", "forward_product", "finite_difference", "one_sided_difference",
          "forward_mode", "unrolled_5", "unrolled_5_recompute", "neumann_5")
-STEPS = {"linear": (2000, 9), "mlp": (100, 9), "conv": (10, 9), "resnet": (5, 5)}  # of a run; rounds
-SWEEP = 5  # rounds of the sweeps
+STEPS = {"linear": (2000, 7), "mlp": (100, 7), "conv": (10, 7), "resnet": (5, 3)}  # of a run; rounds
+SWEEP = 3  # rounds of the sweeps
 
 
 def say(*words):
@@ -213,27 +216,35 @@ def environment():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-peers", action="store_true", help="our own rows only")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="these sections of the record only")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks.json")
     arguments = parser.parse_args()
+    wanted = lambda title: not arguments.only or title in arguments.only
     clients = []
-    if not arguments.no_peers:
+    if not arguments.no_peers and (wanted("whole") or wanted("peers")):
         from benchmarks.peers.client import start
 
-        clients = [start(name) for name in ("torch", "jax")]
-        clients = [client for client in clients if client.names]
-    record = {"environment": environment()}
-    collect = lambda title, rows: (say(title), record.__setitem__(title, list(rows)))
-    collect("whole", whole(clients))
-    collect("routes", (row for name in cost.STUDENTS for row in routes(name)))
-    if clients:
-        collect("peers", (row for name in cost.STUDENTS for row in peers(name, clients)))
-        record["peers_skipped"] = {k: v for client in clients for k, v in client.skipped.items()}
-        record["peers_notes"] = {k: v for client in clients for k, v in client.notes.items()}
-    for title, rows in (("memory", memory), ("weights", by_weights), ("metaparameters", by_metaparameters),
-                        ("restarts", by_restarts), ("horizon", by_horizon)):
-        collect(title, rows())
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    say(f"written: {arguments.out.relative_to(ROOT) if arguments.out.is_relative_to(ROOT) else arguments.out}")
+        clients = [client for client in map(start, ("torch", "jax")) if client.names]
+    sections = {"whole": lambda: whole(clients), "routes": lambda: every(routes), "memory": memory, "weights": by_weights,
+                "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon,
+                "peers": lambda: every(lambda name: peers(name, clients)) if clients else ()}
+    for title, rows in sections.items():
+        if wanted(title):
+            say(title)
+            write(arguments.out, {title: list(rows()), "environment": environment()})
+    if wanted("peers"):
+        gather = lambda kind: {str(k): v for client in clients for k, v in getattr(client, kind).items()}
+        write(arguments.out, {f"peers_{kind}": gather(kind) for kind in ("skipped", "notes", "errors")})
+
+
+def every(rows):
+    return (row for name in cost.STUDENTS for row in rows(name))
+
+
+def write(path, new):
+    "Put sections into the record and leave the others."
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(record | new, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
