@@ -25,7 +25,7 @@ def test_information_goes_to_the_output(line, tmp_path):
 @pytest.mark.parametrize(
     ("line", "cure"),
     [
-        ("runn synthetic", "run, table, plot, list"),
+        ("runn synthetic", "run, table, plot, bench, list"),
         ("run sinthetic", "did you mean synthetic?"),
         ("run synthetic --methods none,gradeint", "did you mean gradient?"),
         ("run synthetic --protocol honest", "clean, authors"),
