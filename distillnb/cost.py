@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STUDENTS', 'ROWS', 'student', 'Case', 'case', 'routes', 'runner', 'ratios', 'table']
 
-# %% ../nbs/30_cost.ipynb #43cbcc9a
+# %% ../nbs/30_cost.ipynb #4ffadabe
 import statistics
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# %% ../nbs/30_cost.ipynb #5d87c004
+# %% ../nbs/30_cost.ipynb #d5df37ab
 def student(
     name: str,  # "linear", "mlp", "conv" or "resnet"
 ) -> Any:  # a Keras model
@@ -36,7 +36,7 @@ def student(
 
 STUDENTS = ("linear", "mlp", "conv", "resnet")
 
-# %% ../nbs/30_cost.ipynb #6d370479
+# %% ../nbs/30_cost.ipynb #3e52c99e
 def _residual_body(x, layers):
     conv = lambda x, width, size, stride: layers.Conv2D(width, size, stride, "same", use_bias=False)(x)
     norm = lambda x: layers.BatchNormalization()(x)
@@ -47,7 +47,7 @@ def _residual_body(x, layers):
         x = layers.ReLU()(layers.Add()([y, x if stride == 1 else conv(x, width, 1, stride)]))
     return layers.GlobalAveragePooling2D()(x)
 
-# %% ../nbs/30_cost.ipynb #5e2fafee
+# %% ../nbs/30_cost.ipynb #d1452131
 class Case(NamedTuple):
     "A student with its data, ready to be trained."
 
@@ -77,7 +77,7 @@ def case(
     weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
     return Case(distillation(model, box()), weights, kept, tf.constant([0.6, 0.7, 3.0]), train, val)
 
-# %% ../nbs/30_cost.ipynb #5cb93c2d
+# %% ../nbs/30_cost.ipynb #c978a09a
 def routes() -> dict:  # name -> (route, share of the validation batch)
     "The routes of chapters 05 and 05b by the names of the table; `plain` is no route."
     from distillnb import horizons, hypergradient
@@ -96,7 +96,7 @@ def routes() -> dict:  # name -> (route, share of the validation batch)
         "neumann_5": (horizons.implicit("neumann", steps=5, tolerance=1e9, rate=0.05), 1.0),
     }
 
-# %% ../nbs/30_cost.ipynb #424e6407
+# %% ../nbs/30_cost.ipynb #34731dfa
 def runner(
     name: str,  # of a route
     given: Case,  # what to train
@@ -126,7 +126,7 @@ def runner(
 
     return _seconds
 
-# %% ../nbs/30_cost.ipynb #99347dbd
+# %% ../nbs/30_cost.ipynb #27c0a6ae
 def ratios(
     runners: dict,  # name -> () -> seconds; one of them is called "plain"
     rounds: int = 7,  # turns that each takes
@@ -143,7 +143,7 @@ def ratios(
         summary[name] = {"ratio": middle, "low": low, "high": high, "seconds": statistics.median(seconds)}
     return summary
 
-# %% ../nbs/30_cost.ipynb #97805889
+# %% ../nbs/30_cost.ipynb #33ff353d
 ROWS = {  # student: (steps of a run, rounds, routes of the quick table)
     "linear": (2000, 5, ("one_step", "finite_difference", "forward_mode")),
     "mlp": (100, 5, ("one_step", "one_step_quarter", "nested_tape", "finite_difference")),
