@@ -23,9 +23,10 @@ gradient, the |g| in Adam's root at g = 0), otherwise as "unresolved". Neither i
 run. So does a route that raises, is not finite, or does not end at the outer loss of the retrained student.
 
 The first route in float32 is compared with float64: max |g32 - g64| / (max |g64| + 1e-3 scale). The median must be at most
-1e-6, and 99 % of the problems within 1e-4. Keras's Dropout draws other masks in float32 than in float64, so problems with
-it are left out there; `Mask`, the same layer with its draw always in float32, takes part. Softsign is not drawn: TensorFlow
-has no second derivative of it, and says so (LookupError: SoftsignGrad) on every route but `one_step` and `forward_product`.
+1e-6, and 99 % of the problems within 1e-4; fewer than thirty are told, not judged. Keras's Dropout draws other masks in
+float32 than in float64, so problems with it are left out there; `Mask`, the same layer with its draw always in float32,
+takes part. Softsign is not drawn: TensorFlow has no second derivative of it, so that every route raises (LookupError:
+SoftsignGrad), `one_step` too.
 """
 
 import argparse
@@ -39,7 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 RTOL, ATOL = 1e-7, 1e-10
-MEDIAN32, MOST32, FLOOR32 = 1e-6, 1e-4, 1e-3
+MEDIAN32, MOST32, FLOOR32, FEW32 = 1e-6, 1e-4, 1e-3, 30
 LEVELS, WIDEST, FINEST = 4, 4, 23  # steps of one extrapolation; h goes from 2**-4 down to 2**-23
 
 # ---- drawing a problem: numbers and names only
@@ -523,6 +524,7 @@ def check(seed):
 def run(seeds, workers):
     "The outcomes of many seeds; all processes are replaced after fifty problems each, so that memory is bounded."
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     from tqdm import tqdm
@@ -533,9 +535,13 @@ def run(seeds, workers):
     with tqdm(total=len(seeds), disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(seeds), 50 * workers):  # not max_tasks_per_child, which can hang (CPython issue 115634)
             with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-                for outcome in pool.map(check, seeds[start : start + 50 * workers]):
+                waiting = {seed: pool.submit(check, seed) for seed in seeds[start : start + 50 * workers]}
+                for seed, future in waiting.items():
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool as error:
+                        yield Outcome(seed, "fail", np.inf, np.nan, 0.0, [str(error)])
                     bar.update()
-                    yield outcome
 
 
 def tell(outcomes, seconds):
@@ -562,7 +568,7 @@ def _tell32(outcomes):
     median, most, worst = np.quantile(errors, [0.5, 0.99, 1])
     print(f"float32, {len(errors)} problems: median {median:.1e}, 99 % {most:.1e}, worst {worst:.1e}, seeds of the worst:",
           *(outcomes[i].seed for i in np.argsort(errors)[: -6 : -1]))  # fmt: skip
-    enough = median <= MEDIAN32 and most <= MOST32
+    enough = len(errors) < FEW32 or median <= MEDIAN32 and most <= MOST32
     print("" if enough else f"float32 is worse than promised: median {MEDIAN32:g}, 99 % {MOST32:g}", end="" if enough else "\n")
     return enough
 
