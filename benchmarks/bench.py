@@ -28,6 +28,7 @@ import tensorflow as tf
 from benchmarks import workloads
 from distillnb import cost
 from distillnb.bilevel import Bilevel
+from distillnb.horizons import unrolled
 from distillnb.hypergradient import one_step
 from distillnb.losses import cross_entropy
 from distillnb.optimizers import sgd
@@ -147,14 +148,16 @@ def by_weights():
 
 def by_metaparameters():
     "one_step for 3 to 1e5 metaparameters: a weight for each example of a pile; forward mode up to 30."
-    model = dense(64)
+    model, random = dense(64), np.random.default_rng(0)
     for count in (3, 10, 30, 1000, 100_000):
         given = cost.case("mlp", model)
-        def inner(weights, lam, batch, kept=(), count=count):
+
+        def inner(weights, lam, batch, kept=()):
             z, _ = model.stateless_call(weights, [], batch["x"])
-            vote = tf.sigmoid(tf.gather(lam, batch["y"] % count))
-            return tf.reduce_mean(vote * cross_entropy(batch["y"], z)), kept
-        given = given._replace(problem=Bilevel(inner, given.problem.outer), lam=np.zeros(count, "float32"))
+            return tf.reduce_mean(tf.sigmoid(tf.gather(lam, batch["example"])) * cross_entropy(batch["y"], z)), kept
+
+        train = given.train | {"example": random.integers(0, count, len(given.train["y"]))}
+        given = given._replace(problem=Bilevel(inner, given.problem.outer), lam=np.zeros(count, "float32"), train=train)
         names = ("plain", "one_step", "forward_mode") if count <= 30 else ("plain", "one_step")
         measured = cost.ratios({r: cost.runner(r, given, 100, jit_compile=False) for r in names}, SWEEP)
         for route in names[1:]:
@@ -178,19 +181,15 @@ def by_restarts():
 
 def by_horizon():
     "Plain steps for each student step, by K, of reverse mode with and without recomputation; conv net, plain calls."
-    given = shared("conv")
-    from distillnb import horizons
-
-    known = cost.routes()
+    given, steps = shared("conv"), 20
     for K in (1, 2, 5, 10, 20):  # each K is compiled anew; the plain tape is left out at 20
-        extra = {f"unrolled {K}": (horizons.unrolled(K), 1.0), f"recomputed {K}": (horizons.unrolled(K, recompute=True), 1.0)}
-        cost.routes = lambda extra=extra: known | extra
-        steps = 20
-        runs = {r: cost.runner(r, given, steps) for r in ("plain", *extra) if K <= 10 or "recomputed" in r or r == "plain"}
-        measured = cost.ratios(runs, 3)
-        cost.routes = lambda: known
+        runs = {"plain": cost.runner("plain", given, steps)}
+        for label, recompute in (("unrolled", False), ("recomputed", True)):
+            if recompute or K <= 10:
+                runs[label] = cost.runner((unrolled(K, recompute=recompute), 1.0), given, steps)
+        measured = cost.ratios(runs, SWEEP)
         for label in list(runs)[1:]:
-            yield {"K": K, "route": label.split()[0]} | measured[label]
+            yield {"K": K, "route": label} | measured[label]
 
 
 def memory():

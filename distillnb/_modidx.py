@@ -147,6 +147,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'distillnb.horizons._neumann': ('horizons.html#_neumann', 'distillnb/horizons.py'),
                                     'distillnb.horizons._nth': ('horizons.html#_nth', 'distillnb/horizons.py'),
                                     'distillnb.horizons._push': ('horizons.html#_push', 'distillnb/horizons.py'),
+                                    'distillnb.horizons._stacked': ('horizons.html#_stacked', 'distillnb/horizons.py'),
                                     'distillnb.horizons._there': ('horizons.html#_there', 'distillnb/horizons.py'),
                                     'distillnb.horizons._through_states': ('horizons.html#_through_states', 'distillnb/horizons.py'),
                                     'distillnb.horizons._through_tape': ('horizons.html#_through_tape', 'distillnb/horizons.py'),

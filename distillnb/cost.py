@@ -98,7 +98,7 @@ def routes() -> dict:  # name -> (route, share of the validation batch)
 
 # %% ../nbs/30_cost.ipynb #34731dfa
 def runner(
-    name: str,  # of a route
+    name: str | tuple,  # of a route, or (route, share of the validation batch) itself
     given: Case,  # what to train
     steps: int,  # of the student, in one timed run
     lines: tuple | None = None,  # e1, e2: hypergradients in gradient phases only
@@ -109,7 +109,7 @@ def runner(
     from distillnb import training
     from distillnb.optimizers import sgd
 
-    (route, share), outer, optimizer = routes()[name], sgd(0.01), sgd(0.05)
+    (route, share), outer, optimizer = routes()[name] if isinstance(name, str) else name, sgd(0.01), sgd(0.05)
     move = training.fixed() if route is None else training.lines(outer, *lines) if lines else training.gradient(outer)
     stack = lambda arrays: [np.repeat(a[None], replicas, 0) for a in arrays]
     lam = np.repeat(np.asarray(given.lam)[None], replicas, 0)

@@ -24,6 +24,12 @@ def _trust(problem):
         )
 
 
+def _stacked(batches, K):
+    for a in tf.nest.flatten(batches):
+        if a.shape[:1] != [K]:
+            raise ValueError(f"train_batch must stack {K} batches on a leading axis, [{K}, batch, ...], got shape {a.shape}")
+
+
 def _nth(batches, k):
     return tf.nest.map_structure(lambda a: a[k], batches)
 
@@ -31,6 +37,7 @@ def _nth(batches, k):
 def _through_tape(K, through):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
+        _stacked(train_batch, K)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for k in range(K):
                 if k == K - through:
@@ -95,6 +102,7 @@ def _and_back(problem, optimizer, student, lam, batches, K, through, store, adjo
 def _through_states(K, through):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
+        _stacked(train_batch, K)
         student, inner_loss, store = _there(problem, optimizer, student, lam, train_batch, K)
         outer_loss, adjoint = _look_at_all(problem, student, val_batch)
         back = _and_back(problem, optimizer, student, lam, train_batch, K, through, store, adjoint)

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import psutil
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,7 +28,6 @@ def setting():
 
 def resident():
     "MB that this process holds."
-    psutil = pytest.importorskip("psutil")
     return psutil.Process().memory_info().rss / 2**20
 
 
