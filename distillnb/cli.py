@@ -40,7 +40,7 @@ examples:
   distillnb run synthetic --protocol authors --out runs/authors
   distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2
   distillnb plot runs/synthetic                       its figures again
-  distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute
+  distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
 
 what `run` leaves in its folder (runs/NAME unless --out says otherwise; older files there are replaced):
   records.jsonl         one JSON object for each run: what it was, what it reached, what it cost, its curve
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
     for command in (table, plot):
         command.add_argument("folder", type=Path, metavar="DIR", help="a folder that distillnb run has written")
-    bench.add_argument("--quick", action="store_true", help="the main rows only, in about a minute")
+    bench.add_argument("--quick", action="store_true", help="the main rows only, in a minute or two")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     return top
 
