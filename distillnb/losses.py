@@ -61,7 +61,7 @@ def soft_cross_entropy(
     "CE(softmax(t/T), softmax(z/T)) (Hinton et al. 2015, sec. 2). Raises ValueError if T <= 0 or the shapes differ."
     logits = tf.convert_to_tensor(logits)
     t, z = _scaled(teacher_logits, logits, temperature)
-    return tf.cast(-tf.reduce_sum(tf.nn.softmax(t) * tf.nn.log_softmax(z), -1), logits.dtype)
+    return tf.cast(tf.reduce_logsumexp(z, -1) - tf.reduce_sum(tf.nn.softmax(t) * z, -1), logits.dtype)
 
 # %% ../nbs/03_losses.ipynb #48afffe1
 def soft_divergence(

@@ -26,8 +26,8 @@ MUTANTS = [
     Mutant(
         "teacher and student swapped",
         "03_losses",
-        "tf.nn.softmax(t) * tf.nn.log_softmax(z)",
-        "tf.nn.softmax(z) * tf.nn.log_softmax(t)",
+        "tf.reduce_logsumexp(z, -1) - tf.reduce_sum(tf.nn.softmax(t) * z, -1)",
+        "tf.reduce_logsumexp(t, -1) - tf.reduce_sum(tf.nn.softmax(z) * t, -1)",
     ),
     Mutant(
         "T^2 where it should not be",
