@@ -38,11 +38,12 @@ examples:
   distillnb list                                      what there is to run
   distillnb run synthetic                             the slides' experiment, in less than a minute
   distillnb run synthetic --protocol authors --out runs/authors
+  distillnb run reduced-cifar10 --resume              begin it, or go on where it was stopped or killed
   distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2
   distillnb plot runs/synthetic                       its figures again
   distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
 
-what `run` leaves in its folder (runs/NAME unless --out says otherwise; older files there are replaced):
+what `run` leaves in its folder (runs/NAME unless --out says otherwise):
   records.jsonl         one JSON object for each run: what it was, what it reached, what it cost, its curve
   environment.json      the command, versions, seeds and threads
   table.csv, table.md   mean and standard deviation over runs, by method
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--methods", nargs="+", metavar="METHOD", help="some methods only (default: all that there are)")
     run.add_argument("--seeds", type=_count, metavar="N", help="how many runs of each method (default: by scale)")
     run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
+    run.add_argument("--resume", action="store_true", help="go on with what is in the folder; an empty one simply starts")
     for command in (table, plot):
         command.add_argument("folder", type=Path, metavar="DIR", help="a folder that distillnb run has written")
     bench.add_argument("--quick", action="store_true", help="the main rows only, in a minute or two")
@@ -123,7 +125,8 @@ def load_tensorflow() -> None:
 
 # %% ../nbs/12_cli.ipynb #0c024661
 def _list(arguments):
-    from distillnb.experiments import EXPERIMENTS, METHODS, PROTOCOLS, SCALES
+    from distillnb.experiments import METHODS
+    from distillnb.tasks import EXPERIMENTS, PROTOCOLS, SCALES
 
     names = {"experiments": EXPERIMENTS, "methods": METHODS, "protocols": PROTOCOLS, "scales": SCALES}
     for kind, known in names.items():
@@ -133,7 +136,7 @@ def _list(arguments):
 
 # %% ../nbs/12_cli.ipynb #53d9b49c
 def _records(folder):
-    from distillnb.experiments import read_records
+    from distillnb.tables import read_records
 
     file = folder / "records.jsonl"
     if not file.is_file():
@@ -152,7 +155,7 @@ def _records(folder):
 
 
 def _table(arguments):
-    from distillnb.experiments import markdown_table, summarise, write_tables
+    from distillnb.tables import markdown_table, summarise, write_tables
 
     records = _records(arguments.folder)
     write_tables(records, arguments.folder)
@@ -180,6 +183,7 @@ def _bench(arguments):
         arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
+
 # %% ../nbs/12_cli.ipynb #f4fe57ae
 def _need(*packages):
     for package in packages:
@@ -187,25 +191,32 @@ def _need(*packages):
             raise ModuleNotFoundError(name=package)
 
 
-def _run(arguments):
-    from distillnb import experiments
+def _asked(arguments):
+    from distillnb import experiments, tasks
 
-    name = one_of("experiment", arguments.name, experiments.EXPERIMENTS)
-    protocol = one_of("protocol", arguments.protocol, experiments.PROTOCOLS)
-    scale = one_of("scale", arguments.scale, experiments.SCALES)
+    name = one_of("experiment", arguments.name, tasks.EXPERIMENTS)
+    protocol = one_of("protocol", arguments.protocol, tasks.PROTOCOLS)
+    scale = one_of("scale", arguments.scale, tasks.SCALES)
     methods = [m for some in arguments.methods or [] for m in some.split(",") if m]
     methods = [one_of("method", m, experiments.METHODS) for m in dict.fromkeys(methods)] or None
-    methods = experiments.check_names(name, protocol, scale, methods, arguments.seeds)
+    return name, protocol, scale, experiments.check_names(name, protocol, scale, methods, arguments.seeds), arguments.seeds
+
+
+def _run(arguments):
+    from distillnb import experiments, runs, tables
+
+    asked = _asked(arguments)
     _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm")
     from distillnb.figures import plot_all
 
-    out = arguments.out or Path("runs") / name
+    out = arguments.out or Path("runs") / asked[0]
     out.mkdir(parents=True, exist_ok=True)
+    environment = runs.reproducible()
     load_tensorflow()
-    options = dict(out=out, progress=sys.stderr.isatty())
-    records = experiments.run_experiment(name, protocol, scale, methods, arguments.seeds, **options)
+    options = dict(out=out, resume=arguments.resume, progress=sys.stderr.isatty(), environment=environment)
+    records = experiments.run_experiment(*asked, **options)
     figures = plot_all(records, out)
-    print(experiments.markdown_table(experiments.summarise(records)).rstrip())
+    print(tables.markdown_table(tables.write_tables(records, out)).rstrip())
     print(f"\n{out}: records.jsonl, environment.json, table.csv, table.md and {len(figures)} figures")
 
 # %% ../nbs/12_cli.ipynb #e6ce405f
@@ -239,7 +250,9 @@ def main(
     except SystemExit as end:  # --help and --version
         return end.code or 0
     except KeyboardInterrupt:
-        return _say("stopped by Ctrl-C", 130)
+        words = list(sys.argv[1:] if argv is None else argv)
+        further = "; the same command with --resume goes on from here" if words[:1] == ["run"] else ""
+        return _say(f"stopped by Ctrl-C{further}", 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _OPTIONAL:
