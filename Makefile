@@ -1,4 +1,4 @@
-# make run     set up and run the slides' experiment        make run NAME=fashion-mnist   the real images
+# make run     set up and run the slides' experiment        make run NAME=fashion-mnist   the real images (goes on if killed)
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
@@ -18,11 +18,11 @@ endif
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FACTS := settings.ini setup.py constraints.txt pyproject.toml
 
-.PHONY: run test lab nbs readme results bench gradcheck clean
+.PHONY: run test lab nbs readme results bench gradcheck clean FORCE
 .DEFAULT_GOAL := run
 
 run: .venv/installed
-	distillnb run $(NAME) --out runs/$(NAME)
+	distillnb run $(NAME) --out runs/$(NAME) --resume
 
 test: .venv/installed-dev
 	python tests/execute.py
@@ -42,10 +42,16 @@ readme: # code marked as Python, and the links of nbs/index.ipynb as seen from t
 	awk '/^```$$/ && ++n % 2 { $$0 = "```python" } 1' README.md > README.tmp && mv README.tmp README.md
 	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]{2}[a-z]?_),\1nbs/\2,g' README.md && rm README.md.bak
 
-results: .venv/installed
-	distillnb run synthetic --protocol clean --out results/synthetic-clean
-	distillnb run synthetic --protocol authors --out results/synthetic-authors
-	distillnb run fashion-mnist --out results/fashion-mnist
+RESULTS := synthetic-clean synthetic-authors fashion-mnist-clean reduced-cifar10-clean
+
+results: $(RESULTS:%=results/%) # each may be killed, and goes on
+
+results/%: .venv/installed FORCE
+	distillnb run $(patsubst %-authors,%,$(patsubst %-clean,%,$*)) --protocol $(lastword $(subst -, ,$*)) --out runs/$* --resume
+	mkdir -p $@
+	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
+
+FORCE:
 
 bench: .venv/installed
 	python -m benchmarks.bench

@@ -211,36 +211,17 @@ def memory():
 
 def accuracy():
     "What the cheaper runs cost in accuracy: Fashion-MNIST at scale laptop, protocol clean, five seeds, tested at the end."
-    from distillnb import experiments, hypergradient, losses, models, training
+    from distillnb.experiments import run_experiment
+    from distillnb.tables import summarise
 
     try:
-        task = experiments.image_task("fashion-mnist", "laptop", list(range(5)))
+        methods = ["fixed", "gradient", "lines-5", "quarter", "quarter-5"]
+        records = run_experiment("fashion-mnist", methods=methods, progress=False)
     except OSError as error:
         return say(f"  skipped: {error}")
-    students = [task.student(seed) for seed in task.seeds]
-    stack = lambda kind: [np.stack(vs) for vs in zip(*([v.numpy() for v in getattr(s, kind)] for s in students), strict=True)]
-    weights, kept = stack("trainable_variables"), stack("non_trainable_variables")
-    problem = losses.distillation(students[0], task.coordinates, task.t_squared)
-    lam = np.stack([task.coordinates.encode(losses.Metaparameters(*start)) for start in task.starts])
-    outer, project, test = task.outer, task.coordinates.project, task.test("gradient")
-    for label, share, e2 in (("one_step", 1, 0), ("one_step_quarter", 1 / 4, 0), ("one_step_lines", 1, 40),
-                             ("one_step_quarter_lines", 1 / 4, 40)):
-        move = training.lines(outer, 10, e2, task.tolerance, project) if e2 else training.gradient(outer, project)
-        state = training.start(weights, lam, task.optimizer, move, kept)
-        route = one_step if share == 1 else hypergradient.forward_product(share)
-        batches = task.batch_sizes[0], round(share * task.batch_sizes[1])
-        piles = task.piles("gradient")
-        run = training.train(problem, task.optimizer, move, state, *piles, task.steps, batches, task.seeds, route=route)
-        found = []
-        for r, student in enumerate(students):
-            for variables, values in ((student.trainable_variables, run.state.student.weights),
-                                      (student.non_trainable_variables, run.state.student.non_trainable)):
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value[r])
-            found.append(models.accuracy(models.logits(student, test["x"][r]), test["y"][r]))
-        row = {"route": label, "accuracy": round(float(np.mean(found)), 4), "sd": round(float(np.std(found, ddof=1)), 4)}
-        say(f"  {label:24}{row['accuracy']:.4f} +- {row['sd']:.4f}, hypergradients {run.hypergradients.tolist()}")
-        yield row | {"seeds": len(found), "hypergradients": float(run.hypergradients.mean()), "each": np.round(found, 4).tolist()}
+    for row in summarise(records):
+        say(f"  {row['method']:12}{row['accuracy_mean']:.4f} +- {row['accuracy_sd']:.4f}, {row['hypergradients']} hypergradients")
+        yield {key: row[key] for key in ("method", "n", "accuracy_mean", "accuracy_sd", "hypergradients", "plain_steps")}
 
 
 def environment():

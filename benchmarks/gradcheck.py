@@ -41,6 +41,7 @@ import numpy as np
 
 RTOL, ATOL = 1e-7, 1e-10
 MEDIAN32, MOST32, FLOOR32, FEW32 = 1e-6, 1e-4, 1e-3, 30
+LONG = 5  # steps from which on routes run as graphs
 LEVELS, WIDEST, FINEST = 4, 4, 23  # steps of one extrapolation; h goes from 2**-4 down to 2**-23
 
 # ---- drawing a problem: numbers and names only
@@ -339,9 +340,17 @@ def retrained(task):
     "A function: a point -> the outer loss after K plain steps."
     import tensorflow as tf
 
-    step = _stepper(task)
-    judge = tf.function(lambda student: task.problem.outer(student.weights, task.val, student.non_trainable), autograph=False)
-    return lambda point: float(judge(_walk(step, task.student, task.pack(tf.constant(point)), task.train)))
+    from distillnb.hypergradient import plain_step
+
+    K = task.train["y"].shape[0]
+
+    def _arrive(student, lam):
+        step = lambda k, student: (k + 1, plain_step(task.problem, task.optimizer, student, lam, _nth(task.train, k))[0])
+        _, student = tf.while_loop(lambda k, _: k < K, step, (tf.constant(0), student), maximum_iterations=K)
+        return task.problem.outer(student.weights, task.val, student.non_trainable)
+
+    arrive = tf.function(_arrive, autograph=False)
+    return lambda point: float(arrive(task.student, task.pack(tf.constant(point))))
 
 
 class Slope(NamedTuple):
@@ -411,9 +420,12 @@ def take(name, spec, task):
         "forward_product": hypergradient.forward_product,
     }.get(name, lambda: getattr(hypergradient, name))()
     train = _nth(task.train, 0) if spec.K == 1 else task.train
-    call = lambda student, lam: route(task.problem, task.optimizer, student, lam, train, task.val)
-    short = name != "unrolled" or spec.K <= 2  # a plain unrolled graph is long to trace
-    return (tf.function(call, autograph=False) if spec.compiled and short else call)(task.student, lam)
+    problem, graph, long = task.problem, lambda call: tf.function(call, autograph=False), spec.K >= LONG
+    if name == "unrolled" and long:  # a graph of all steps is long to trace, single operations are long to run
+        problem = problem._replace(inner=graph(problem.inner), outer=graph(problem.outer))
+    call = lambda student, lam: route(problem, task.optimizer, student, lam, train, task.val)
+    whole = name == "recompute" if long else spec.compiled
+    return (graph(call) if whole else call)(task.student, lam)
 
 
 def _forward(spec, task, lam):
@@ -422,7 +434,7 @@ def _forward(spec, task, lam):
     from distillnb.horizons import forward_mode, with_tangents
 
     call = lambda student, batch: forward_mode(task.problem, task.optimizer, student, lam, batch, task.val)
-    call = tf.function(call, autograph=False) if spec.compiled or spec.K == 20 else call
+    call = tf.function(call, autograph=False) if spec.compiled or spec.K >= LONG else call
     student = with_tangents(task.student, lam)
     for k in range(spec.K):
         step = call(student, _nth(task.train, k))
@@ -487,7 +499,8 @@ def _error32(spec, task, nudges, g, scale):
     if any(kind == "dropout" for kind, _ in spec.layers):
         return np.nan
     rounded, eager = build(spec, "float32", task.student), spec._replace(compiled=False)
-    g32 = nudges @ flat(take(routes(spec)[0], eager, rounded).hypergradient)
+    name = "recompute" if spec.K >= LONG else routes(spec)[0]
+    g32 = nudges @ flat(take(name, eager, rounded).hypergradient)
     return float(np.abs(g32 - g).max() / (np.abs(g).max() + FLOOR32 * scale))
 
 

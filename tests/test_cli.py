@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -67,12 +68,12 @@ def test_a_run_from_beginning_to_end(tmp_path):
     records = [json.loads(row) for row in (tmp_path / "here/now/records.jsonl").read_text().splitlines()]
     assert [(r["method"], r["seed"]) for r in records] == [(m, s) for m in ("none", "gradient") for s in (0, 1)]
 
-    before = {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir() if path.is_file()}
     table = distillnb("table", "here/now", cwd=tmp_path)
     assert (table.returncode, table.stderr) == (0, "") and table.stdout.strip() in result.stdout
     plot = distillnb("plot", "here/now", cwd=tmp_path)
     assert (plot.returncode, plot.stderr) == (0, "") and "here/now/cost.png" in plot.stdout
-    assert before == {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir()}
+    assert before == {path: path.read_bytes() for path in before}
 
 
 @pytest.mark.parametrize("text", ["not JSON", '{"method": "none"', "{}", "[1, 2]"])
@@ -122,4 +123,35 @@ def test_ctrl_c_is_one_line_and_130(tmp_path):
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "distillnb: stopped by Ctrl-C\n")
+    assert (process.returncode, said) == (130, "distillnb: stopped by Ctrl-C; the same command with --resume goes on from here\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
+    "Each time a further training is finished, and as many times again in the middle of one."
+    run = "run digits --scale smoke --methods none gradient lines tpe --seeds 2 --resume --out".split()
+    assert distillnb(*run, "whole", cwd=tmp_path).returncode == 0
+    for finished in (1, 3, 5):
+        command = [sys.executable, "-c", COMMAND, *run, "torn"]
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            journal = tmp_path / "torn/journal"
+            while not (journal.exists() and journal.read_bytes().count(b"\n") >= finished):
+                assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.01)
+            time.sleep(0.3 * (finished == 3))
+            process.send_signal(signal.SIGKILL)
+    assert distillnb(*run, "torn", cwd=tmp_path).returncode == 0
+    whole, torn = ([json.loads(line) for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
+                   for name in ("whole", "torn"))
+    assert [r | {"seconds": 0} for r in whole] == [r | {"seconds": 0} for r in torn]
+    newest = lambda name: {path.stem.rpartition("-")[0]: path.read_bytes() for path in sorted((tmp_path / name).glob("states/*.npz"))}
+    assert newest("whole") == newest("torn") and len(newest("whole")) == 2 + 3 + 3  # a teacher and its table, students
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    run = "run digits --scale smoke --methods none --seeds 1 --out here".split()
+    assert distillnb(*run, cwd=tmp_path).returncode == 0
+    again = distillnb(*run, cwd=tmp_path)
+    assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1
+    other = distillnb(*run, "--resume", "--seeds", "2", cwd=tmp_path)
+    assert other.returncode == 2 and "configuration.seeds" in other.stderr

@@ -17,11 +17,13 @@ ARROWS = {
     "horizons": ("bilevel", "optimizers", "hypergradient"),
     "training": ("bilevel", "optimizers", "hypergradient", "horizons", "extrapolation"),
     "distiller": ("losses", "training"),
-    "experiments": ("data", "models", "losses", "optimizers", "training", "runs"),
+    "tasks": ("data", "models", "losses", "optimizers", "training"),
+    "experiments": ("tasks", "models", "losses", "hypergradient", "training", "runs"),
+    "tables": ("experiments",),
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
-    "cli": ("experiments", "figures", "runs", "cost"),
+    "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost"),
 }
-NO_TENSORFLOW = ["data", "extrapolation", "figures", "cli", "cost"]  # when imported
+NO_TENSORFLOW = ["data", "extrapolation", "runs", "tasks", "experiments", "tables", "figures", "cli", "cost"]  # when imported
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},
