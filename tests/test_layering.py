@@ -21,7 +21,7 @@ ARROWS = {
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
     "cli": ("experiments", "figures", "runs", "cost"),
 }
-NO_TENSORFLOW = ["data", "extrapolation", "figures", "cli", "cost"]  # when imported
+NO_TENSORFLOW = ["data", "extrapolation", "runs", "figures", "cli", "cost"]  # when imported
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},
