@@ -252,6 +252,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'distillnb.runs._Opened': ('runs.html#_opened', 'distillnb/runs.py'),
                                 'distillnb.runs._Opened.__init__': ('runs.html#_opened.__init__', 'distillnb/runs.py'),
                                 'distillnb.runs._append': ('runs.html#_append', 'distillnb/runs.py'),
+                                'distillnb.runs._beginning': ('runs.html#_beginning', 'distillnb/runs.py'),
                                 'distillnb.runs._changes': ('runs.html#_changes', 'distillnb/runs.py'),
                                 'distillnb.runs._check': ('runs.html#_check', 'distillnb/runs.py'),
                                 'distillnb.runs._explained': ('runs.html#_explained', 'distillnb/runs.py'),

@@ -167,7 +167,7 @@ def _pack(arrays):
     for i, value in enumerate(values):
         if value.dtype.kind not in "biufcSUmM":
             which = i if names is None else names[i]
-            raise ValueError(f"array {which!r} has dtype {value.dtype}, which an .npz file does not keep; view it as integers")
+            raise ValueError(f"array {which!r} has dtype {value.dtype}, which an .npz file does not keep; save plain numbers")
     buffer = io.BytesIO()
     np.savez(buffer, *values)
     return names, buffer.getvalue()
@@ -249,9 +249,13 @@ def _refuse_foreign(folder):
     states = os.listdir(folder / "states") if has("states") else []
     foreign = [f"states/{name}" for name in states if _STATE.fullmatch(name)]
     foreign += [name for name in ("journal",) if has(name) and (folder / name).stat().st_size]
-    foreign += [name for name in ("lock",) if has(name) and not _LOCK.startswith((folder / name).read_bytes()[: len(_LOCK)])]
+    foreign += [name for name in ("lock",) if has(name) and not _LOCK.startswith(_beginning(folder / name))]
     if foreign:
         raise ValueError(f"{folder} has no run.json but {foreign[0]}, which a run would overwrite; choose another folder")
+
+
+def _beginning(path):
+    return path.read_bytes()[: len(_LOCK)].rstrip(b"\0")  # a power failure may leave zeros
 
 
 _LOCK = b'{"host": '
@@ -450,11 +454,11 @@ def _pinned(threads):
     }
 
 
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return version("tensorflow-cpu") if package == "tensorflow" else "not installed"
+def _version(*names):
+    for name in names:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
 
 
 def _processor():
@@ -475,9 +479,9 @@ def reproducible(
     if late and "tensorflow" in sys.modules:
         raise RuntimeError(f"too late for {', '.join(late)}: call it before TensorFlow is imported (restart the kernel)")
     os.environ.update(pinned)
-    packages = ("numpy", "tensorflow", "keras", "distillnb")
     return {
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in packages},
+        "versions": {"python": platform.python_version(), "tensorflow": _version("tensorflow", "tensorflow-cpu")}
+        | {name: _version(name) for name in ("numpy", "keras", "distillnb")},
         "processor": _processor(), "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}",
         "threads": int(pinned["TF_NUM_INTRAOP_THREADS"]), "inter_op_threads": int(pinned["TF_NUM_INTEROP_THREADS"]),
         "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
