@@ -1,4 +1,5 @@
-"""Trainings for test_runs.py to kill. A line on standard input names a folder; a child of this process trains in it.
+"""Trainings for test_runs.py to kill. A line on standard input names a folder; a child of this process trains in it. The
+next line says that nobody will kill it any more, and its status is told.
 
 TensorFlow takes seconds to import, so it is imported once, and a child is forked for each line. No operation has run and no
 thread has started by then (that is checked), so the child begins as a fresh process would.
@@ -80,9 +81,14 @@ def main():
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
-            work(line.strip(), environment)
-            os._exit(0)
+            try:
+                work(line.strip(), environment)
+                os._exit(0)
+            finally:
+                tell("failed")
+                os._exit(1)
         tell("child", pid)
+        sys.stdin.readline()
         tell("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
