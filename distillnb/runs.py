@@ -482,7 +482,7 @@ def reproducible(
     return {
         "versions": {"python": platform.python_version(), "tensorflow": _version("tensorflow", "tensorflow-cpu")}
         | {name: _version(name) for name in ("numpy", "keras", "distillnb")},
-        "processor": _processor(), "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(), "cores": os.cpu_count(), "platform": f"{sys.platform} {platform.machine()}",
         "threads": int(pinned["TF_NUM_INTRAOP_THREADS"]), "inter_op_threads": int(pinned["TF_NUM_INTEROP_THREADS"]),
         "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
     }

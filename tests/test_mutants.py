@@ -104,7 +104,7 @@ MUTANTS = [
     Mutant(
         "a line of the journal is believed unchecked",
         "09_runs",
-        'json.loads(body) if _line(body) == line + b"\n" else None',
+        'json.loads(body) if _line(body) == line + b"\\n" else None',
         'json.loads(body) if body.endswith(b"}") else None',
     ),
     Mutant(
