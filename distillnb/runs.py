@@ -315,7 +315,7 @@ def _holder(path):
     try:
         who = json.loads(path.read_bytes())
         return f"process {who['pid']} on {who['host']} since {who['since']}; wait for it or stop it"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process; wait for it or stop it"
 
 
@@ -444,11 +444,11 @@ class Store(_Finished):
 # %% ../nbs/09_runs.ipynb #c0a7d7b9
 def _pinned(threads):
     kept = lambda name, default: os.environ.get(name) or str(default)
-    threads = threads or int(kept("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
+    count = threads or int(kept("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
     return {
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(count),
         "TF_NUM_INTEROP_THREADS": kept("TF_NUM_INTEROP_THREADS", 1),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads or kept("OMP_NUM_THREADS", count)),
         "TF_ENABLE_ONEDNN_OPTS": kept("TF_ENABLE_ONEDNN_OPTS", 1),
         "TF_DETERMINISTIC_OPS": "1",
     }
@@ -484,5 +484,5 @@ def reproducible(
         | {name: _version(name) for name in ("numpy", "keras", "distillnb")},
         "processor": _processor(), "cores": os.cpu_count(), "platform": f"{sys.platform} {platform.machine()}",
         "threads": int(pinned["TF_NUM_INTRAOP_THREADS"]), "inter_op_threads": int(pinned["TF_NUM_INTEROP_THREADS"]),
-        "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
+        "openmp_threads": pinned["OMP_NUM_THREADS"], "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
     }
