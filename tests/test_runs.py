@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -401,11 +402,24 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     assert files(tmp_path) == before
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path):
-    (tmp_path / "run").mkdir(mode=0o555)
-    with pytest.raises(PermissionError, match="run"):
-        Store(tmp_path / "run", {})
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are of another kind")
+def test_a_folder_without_permission(place):
+    "The system's own refusal; root, who may write everywhere, first becomes nobody."
+    code = """
+import os, sys
+from distillnb.runs import Store
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    Store(sys.argv[1], {})
+except PermissionError as error:
+    print(error)
+"""
+    place.chmod(0o555)
+    done = python(code, place)
+    place.chmod(0o755)
+    assert "Permission denied" in done.stdout and str(place) in done.stdout, done
+    assert not files(place)
 
 
 # others
@@ -521,7 +535,9 @@ def test_another_configuration_is_named(tmp_path):
 
 
 def test_another_environment_is_a_warning_where_the_store_is_opened(tmp_path):
-    environment = runs.reproducible(threads=1)
+    with patch.dict(os.environ), patch.dict(sys.modules):
+        sys.modules.pop("tensorflow", None)  # other tests may have imported it
+        environment = runs.reproducible(threads=1)
     Store(tmp_path, {}, environment=environment).close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
