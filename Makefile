@@ -2,6 +2,7 @@
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
+# make soak    kill real trainings a hundred times
 
 NAME ?= synthetic
 N ?= 1000
@@ -18,7 +19,7 @@ endif
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FACTS := settings.ini setup.py constraints.txt pyproject.toml
 
-.PHONY: run test lab nbs readme results bench gradcheck clean FORCE
+.PHONY: run test lab nbs readme results bench gradcheck soak clean FORCE
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -58,6 +59,9 @@ bench: .venv/installed
 
 gradcheck: .venv/installed # make gradcheck N=1000 SEED0=0: so many problems, one process for each core
 	python benchmarks/gradcheck.py $(N) --first $(SEED0)
+
+soak: .venv/installed-dev
+	SOAK=100 python -m pytest tests/test_runs.py -k kill
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'

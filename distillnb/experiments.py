@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'PHASES', 'SEARCHES', 'QUARTERED', 'check_names', 'run_experiment']
 
-# %% ../nbs/10_experiments.ipynb #f2b4a941
+# %% ../nbs/10_experiments.ipynb #31071075
 import json
 import math
 import tempfile
@@ -18,7 +18,7 @@ import numpy as np
 from . import tasks
 from .runs import Store
 
-# %% ../nbs/10_experiments.ipynb #40cc38c8
+# %% ../nbs/10_experiments.ipynb #67182835
 METHODS = {
     "none": "no distillation: labels only",
     "fixed": "beta1 = beta2 = 0.5 at one temperature",
@@ -41,7 +41,7 @@ PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10
 PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 SEARCHES, QUARTERED = ("random-search", "tpe"), ("quarter", "quarter-5")
 
-# %% ../nbs/10_experiments.ipynb #fc24a4ff
+# %% ../nbs/10_experiments.ipynb #a24921f2
 def check_names(
     name: str,  # an experiment
     protocol: str,  # a protocol
@@ -67,7 +67,7 @@ def check_names(
         raise ValueError(f"seeds must be between 1 and 1000, got {seeds}")
     return chosen
 
-# %% ../nbs/10_experiments.ipynb #43c6bdec
+# %% ../nbs/10_experiments.ipynb #994a23ec
 @lru_cache
 def _problem(student, coordinates, t_squared, soft):
     from distillnb.losses import distillation
@@ -94,7 +94,7 @@ def _scorer(model):
 
     return _score
 
-# %% ../nbs/10_experiments.ipynb #1bba8ceb
+# %% ../nbs/10_experiments.ipynb #56e5c059
 def _standardised(teacher_logits, logits, temperature):
     "The soft loss on logits of mean 0 and deviation 1 for each example (Sun et al. 2024, eq. 6)."
     import tensorflow as tf
@@ -115,7 +115,7 @@ def _initial_weights(student, seeds):
     stack = lambda kind: [np.stack([v.numpy() for v in variables]) for variables in of(kind)]
     return stack("trainable_variables"), stack("non_trainable_variables")
 
-# %% ../nbs/10_experiments.ipynb #00ae80fd
+# %% ../nbs/10_experiments.ipynb #5b9b33c4
 def _flat(state):
     import tensorflow as tf
 
@@ -136,7 +136,7 @@ def _look(seen, state, score, validation):
     points = {"step": int(state.step), "accuracy": [s[0] for s in scores], "lam": state.lam.numpy().tolist()}
     return seen | {key: [*seen[key], value] for key, value in points.items()} | {"loss": [s[1] for s in scores]}
 
-# %% ../nbs/10_experiments.ipynb #8ab0a2cf
+# %% ../nbs/10_experiments.ipynb #2aece760
 def _train(task, store, unit, method, move, begin, coordinates, soft=None, route=None):
     "Train one student for each seed from the metaparameters `begin`: the last state, and what was seen on the way."
     import tensorflow as tf
@@ -157,7 +157,7 @@ def _train(task, store, unit, method, move, begin, coordinates, soft=None, route
     return _walk(task, store, unit, lambda state: go(state, min(task.log_every, task.steps - int(state.step))),
                  lambda seen, state: _look(seen, state, score, piles[1]), state, seen)
 
-# %% ../nbs/10_experiments.ipynb #7ef85204
+# %% ../nbs/10_experiments.ipynb #66da31f2
 def _walk(task, store, unit, go, look, state, seen):
     try:
         while int(state.step) < task.steps:
@@ -175,7 +175,11 @@ def _walk(task, store, unit, go, look, state, seen):
         raise
     return state, seen
 
-# %% ../nbs/10_experiments.ipynb #d5b4baea
+# %% ../nbs/10_experiments.ipynb #bdaf6a49
+def _found(store, unit):
+    return next(record for record in store.records if record["unit"] == unit)
+
+
 def _finish(task, store, unit, state, seen, coordinates, **more):
     import tensorflow as tf
 
@@ -194,13 +198,13 @@ def _finish(task, store, unit, state, seen, coordinates, **more):
     store.finish(unit, {"runs": runs, **more})
     return runs
 
-# %% ../nbs/10_experiments.ipynb #2e586785
+# %% ../nbs/10_experiments.ipynb #7b8f2d77
 def _standing(task, store, method, label):
     "Where the metaparameters of a method that does not move them stand, one setting for each seed."
     same = {"none": (1.0, 0.0, 1.0), "fixed": task.fixed, "standardised": (*task.fixed[:2], 2.0),
             "soft": (0.0, 1.0, task.fixed[2]), "soft-10": (0.0, 1.0, 10.0)}
     if method == "matched":
-        return [(run["curve"]["beta1"][-1], 0.0, 1.0) for run in store[f"gradient.{label}"]["runs"]]
+        return [(run["curve"]["beta1"][-1], 0.0, 1.0) for run in _found(store, f"gradient.{label}")["runs"]]
     return task.drawn if method == "random" else [same[method]] * len(task.seeds)
 
 
@@ -227,7 +231,7 @@ def _run_method(task, store, method, label):
             "route": forward_product(0.25) if method in QUARTERED else None}
     _finish(task, store, unit, *_train(task, store, unit, method, *given, **more), given[2])
 
-# %% ../nbs/10_experiments.ipynb #ec90d0c0
+# %% ../nbs/10_experiments.ipynb #fd40fbd6
 def _study(task, store, method, seed, done):
     "Optuna's study of one seed, brought in line with the journal: `done` are its finished (setting, loss) pairs."
     import optuna
@@ -252,11 +256,11 @@ def _ranges(task):
     ranges = {name: FloatDistribution(*bounds) for name, bounds in weights.items()}
     return ranges | {"temperature": FloatDistribution(*task.bounds[2], log=True)}
 
-# %% ../nbs/10_experiments.ipynb #301e5baa
+# %% ../nbs/10_experiments.ipynb #422e2411
 def _search(task, store, method, label):
     from distillnb.training import fixed
 
-    pairs = lambda units, r: [(store[u]["settings"][r], _loss(store[u]["runs"][r])) for u in units]
+    pairs = lambda units, r: [(_found(store, u)["settings"][r], _loss(_found(store, u)["runs"][r])) for u in units]
     units = [f"{method}.{label}.t{number}" for number in range(task.trials)]
     for number, unit in enumerate(units):
         if unit in store:
@@ -274,7 +278,7 @@ def _search(task, store, method, label):
 def _loss(run):
     return run["validation_loss"] if math.isfinite(run["validation_loss"]) else 1e9
 
-# %% ../nbs/10_experiments.ipynb #7876982d
+# %% ../nbs/10_experiments.ipynb #5fd3e354
 def _teacher(store, name, protocol, scale, seeds, group):
     "The teacher of an image experiment as a Cache, trained or found in the store."
     from distillnb.models import Cache
@@ -293,13 +297,13 @@ def _teacher(store, name, protocol, scale, seeds, group):
         _finish(task, store, unit, state, seen, tasks.anywhere(), about=about)
     return Cache(*store.load(f"{unit}.table")[0])
 
-# %% ../nbs/10_experiments.ipynb #1deb0163
+# %% ../nbs/10_experiments.ipynb #2dea97be
 def _chosen(store, method, label, r):
     "The unit whose student is a method's answer for replica r, and all units that were paid for it."
     if method not in SEARCHES:
         return f"{method}.{label}", [f"{method}.{label}"]
     units = [record["unit"] for record in store.records if record["unit"].startswith(f"{method}.{label}.t")]
-    return min(units, key=lambda unit: _loss(store[unit]["runs"][r])), units
+    return min(units, key=lambda unit: _loss(_found(store, unit)["runs"][r])), units
 
 
 def _judge(task, store, name, protocol, scale, methods, label):
@@ -317,7 +321,7 @@ def _judge(task, store, name, protocol, scale, methods, label):
                 "experiment": name, "protocol": protocol, "scale": scale, "method": method, "seed": seed,
                 "accuracy": _tested(task, store, unit, r, piles.get(method) or piles[methods[0]], method)}
 
-# %% ../nbs/10_experiments.ipynb #b8b5b342
+# %% ../nbs/10_experiments.ipynb #e6571245
 def _tested(task, store, unit, r, pile, method):
     _, score = _problem(task.student, tasks.anywhere(), task.t_squared, None)
     model = task.student(0)
@@ -327,8 +331,8 @@ def _tested(task, store, unit, r, pile, method):
 
 
 def _record(task, store, unit, paid, r):
-    run, dear = store[unit]["runs"][r], (1.42 if unit.startswith("quarter") else 8 / 3) + (task.order == "authors")
-    total = {key: sum(store[u]["runs"][r][key] for u in paid) for key in ("steps", "hypergradients", "seconds")}
+    run, dear = _found(store, unit)["runs"][r], (1.42 if unit.startswith("quarter") else 8 / 3) + (task.order == "authors")
+    total = {key: sum(_found(store, u)["runs"][r][key] for u in paid) for key in ("steps", "hypergradients", "seconds")}
     lam = {k: (run["curve"][k][0], run["curve"][k][-1]) for k in ("beta1", "beta2", "temperature")}
     saved = total["steps"] - total["hypergradients"] if unit.startswith(("lines", "quarter-5")) else 0
     return {
@@ -340,7 +344,7 @@ def _record(task, store, unit, paid, r):
         "stopped": run["stopped"],
     }
 
-# %% ../nbs/10_experiments.ipynb #260c04a1
+# %% ../nbs/10_experiments.ipynb #6d046dd3
 def run_experiment(
     name: str,  # a name in EXPERIMENTS
     protocol: str = "clean",  # a name in PROTOCOLS
@@ -364,7 +368,7 @@ def run_experiment(
         _write(store, configuration, records, environment, out)
     return records
 
-# %% ../nbs/10_experiments.ipynb #60034f98
+# %% ../nbs/10_experiments.ipynb #9b703b43
 def _all(store, name, protocol, scale, methods, seeds, progress):
     from tqdm.auto import tqdm
 
@@ -385,7 +389,7 @@ def _all(store, name, protocol, scale, methods, seeds, progress):
                for record in _judge(_task(group), store, name, protocol, scale, methods, label)]
     return sorted(by_seed, key=lambda r: (methods.index(r["method"]), r["seed"]))
 
-# %% ../nbs/10_experiments.ipynb #838c4ea3
+# %% ../nbs/10_experiments.ipynb #2cad2e81
 def _write(store, configuration, records, environment, folder):
     text = "".join(json.dumps(record) + "\n" for record in records)
     (Path(folder) / "records.jsonl").write_text(text, encoding="utf-8")

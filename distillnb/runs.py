@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEMA', 'write_file', 'Store', 'reproducible']
 
-# %% ../nbs/09_runs.ipynb #23cc4733
+# %% ../nbs/09_runs.ipynb #194f5eb5
 import errno
 import hashlib
 import io
@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,7 +30,7 @@ except ImportError:  # Windows
     fcntl = None
     import msvcrt
 
-# %% ../nbs/09_runs.ipynb #92da1416
+# %% ../nbs/09_runs.ipynb #424759b8
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
@@ -56,7 +56,16 @@ def _remove(path):
     except FileNotFoundError:
         pass
 
-# %% ../nbs/09_runs.ipynb #4c1a75d6
+
+@contextmanager
+def _explained(path):
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.strerror} (what was saved before is intact: mend this, then resume)"
+        raise OSError(error.errno, text, str(path)) from error
+
+# %% ../nbs/09_runs.ipynb #361dcd38
 def write_file(
     path: Path,  # in a folder that exists; a file of that name is replaced
     data: bytes,  # the whole new content
@@ -64,32 +73,28 @@ def write_file(
     "Replace a file wholly or not at all, durable on return. Raises OSError; then the old file is still there."
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+    with _explained(path):
         try:
-            _write(file, data)
-        finally:
-            os.close(file)
-        os.replace(temporary, path)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+            try:
+                _write(file, data)
+            finally:
+                os.close(file)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                _remove(temporary)
+            raise
         _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            _remove(temporary)
-        raise _explained(error, path) from error
 
 
-def _explained(error, path):
-    text = f"{error.strerror} (what was saved before is intact: mend this, then resume)"
-    return OSError(error.errno, text, str(path))
-
-# %% ../nbs/09_runs.ipynb #3b2ec5c7
 def _make_folder(folder):
     if not folder.is_dir():
         _make_folder(folder.absolute().parent)
         os.mkdir(folder)
         _sync_folder(folder.absolute().parent)
 
-# %% ../nbs/09_runs.ipynb #4e6dc78b
+# %% ../nbs/09_runs.ipynb #a216b20b
 def _line(body):
     return b"%d %s %s\n" % (len(body), _sha(body).encode(), body)
 
@@ -103,9 +108,9 @@ def _read_line(line):
     body = line.split(b" ", 2)[-1]
     return json.loads(body) if _line(body) == line + b"\n" else None
 
-# %% ../nbs/09_runs.ipynb #ead8b4fb
+
 def _append(path, size, line):
-    try:
+    with _explained(path):
         file = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
         try:
             os.ftruncate(file, size)
@@ -115,10 +120,8 @@ def _append(path, size, line):
             raise
         finally:
             os.close(file)
-    except OSError as error:
-        raise _explained(error, path) from error
 
-# %% ../nbs/09_runs.ipynb #b9050ac0
+# %% ../nbs/09_runs.ipynb #fde506b3
 def _open_journal(path, say):
     "The good records by unit, and the size of the journal after healing."
     data = path.read_bytes()
@@ -135,7 +138,7 @@ def _open_journal(path, say):
         say(f"journal: the last line was torn ({len(tail)} bytes); it is cut off, and its unit runs again")
     return {record["unit"]: record for record in records if record is not None}, len(good)
 
-# %% ../nbs/09_runs.ipynb #02e51250
+# %% ../nbs/09_runs.ipynb #c85dbbd0
 def _seal(content):
     text = lambda value: json.dumps(value, sort_keys=True, indent=1).encode()
     return text(content | {"sha256": _sha(text(content))})
@@ -151,7 +154,12 @@ def _unseal(data):
         raise ValueError("its SHA-256 does not fit")
     return content
 
-# %% ../nbs/09_runs.ipynb #726dd5c0
+
+def _plain(value):
+    "The value as JSON gives it back: tuples become lists, keys become strings."
+    return json.loads(json.dumps(value))
+
+# %% ../nbs/09_runs.ipynb #1848a5ef
 def _pack(arrays):
     "The names of the arrays (None for a list), and an .npz file in memory. ValueError for a dtype that it does not keep."
     names = list(arrays) if isinstance(arrays, dict) else None
@@ -159,7 +167,7 @@ def _pack(arrays):
     for i, value in enumerate(values):
         if value.dtype.kind not in "biufcSUmM":
             which = i if names is None else names[i]
-            raise ValueError(f"array {which!r} has dtype {value.dtype}, which an .npz file does not keep; view it as integers")
+            raise ValueError(f"array {which!r} has dtype {value.dtype}, which an .npz file does not keep; save plain numbers")
     buffer = io.BytesIO()
     np.savez(buffer, *values)
     return names, buffer.getvalue()
@@ -170,7 +178,7 @@ def _unpack(names, data):
         values = [file[key] for key in file.files]
     return values if names is None else dict(zip(names, values, strict=True))
 
-# %% ../nbs/09_runs.ipynb #a4dd0f8c
+# %% ../nbs/09_runs.ipynb #5d21b97c
 _STATE = re.compile(r"([A-Za-z0-9._-]+)-([0-9]{6,})\.(npz|json)")
 
 
@@ -195,12 +203,7 @@ def _save_state(folder, name, arrays, notes):
     for file in [file for number in older[1:] for file in _files(folder, name, number)]:
         _remove(file)
 
-
-def _plain(value):
-    "The value as JSON gives it back: tuples become lists, keys become strings."
-    return json.loads(json.dumps(value))
-
-# %% ../nbs/09_runs.ipynb #153c9d80
+# %% ../nbs/09_runs.ipynb #740d7719
 def _load_state(folder, name, say):
     for number in _generations(folder, name):
         commit, npz = _files(folder, name, number)
@@ -216,7 +219,74 @@ def _load_state(folder, name, say):
             return _unpack(about["names"], data), about["notes"]
     return None
 
-# %% ../nbs/09_runs.ipynb #75843007
+
+def _remove_states(folder, name):
+    for file in sorted(os.listdir(folder)):  # .json before .npz: a commit never stands alone
+        state = _STATE.fullmatch(file)
+        if state and state[1] == name:
+            _remove(folder / file)
+
+# %% ../nbs/09_runs.ipynb #2c52e24e
+SCHEMA = 1
+
+
+def _changes(old, new, path):
+    for key in {**old, **new}:
+        values = old.get(key), new.get(key)
+        if all(isinstance(value, dict) for value in values):
+            yield from _changes(*values, f"{path}.{key}")
+            continue
+        was, now = (json.dumps(d[key], sort_keys=True) if key in d else "missing" for d in (old, new))
+        if was != now:
+            yield f"{path}.{key}: was {was}, now {now}"
+
+
+def _refuse_foreign(folder):
+    "ValueError if there is no run, but files that a run would overwrite."
+    if (folder / "run.json").exists():
+        return
+    has = lambda name: (folder / name).exists()
+    states = os.listdir(folder / "states") if has("states") else []
+    foreign = [f"states/{name}" for name in states if _STATE.fullmatch(name)]
+    foreign += [name for name in ("journal",) if has(name) and (folder / name).stat().st_size]
+    foreign += [name for name in ("lock",) if has(name) and not _LOCK.startswith(_beginning(folder / name))]
+    if foreign:
+        raise ValueError(f"{folder} has no run.json but {foreign[0]}, which a run would overwrite; choose another folder")
+
+
+def _beginning(path):
+    return path.read_bytes()[: len(_LOCK)].rstrip(b"\0")  # a power failure may leave zeros
+
+
+_LOCK = b'{"host": '
+
+# %% ../nbs/09_runs.ipynb #a2d2795d
+def _open_run(folder, about, resume):
+    if (folder / "run.json").exists():
+        return _resume(folder / "run.json", about, resume)
+    _make_folder(folder / "states")
+    write_file(folder / "journal", b"")
+    write_file(folder / "run.json", _seal(about))
+
+
+def _resume(path, about, resume):
+    if not resume:
+        raise ValueError(f"{path.parent} has a run; go on with it (resume=True, or --resume), or choose another folder")
+    try:
+        found = _unseal(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); bring it back from a copy, or start in another folder") from error
+    if (schema := found.get("schema")) != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        cure = "a newer distillnb: upgrade" if newer else "an older or unknown distillnb: go on with that one"
+        raise ValueError(f"{path} has schema {schema!r}, made by {cure}, or start in another folder")
+    if changed := "; ".join(_changes(found["configuration"], about["configuration"], "configuration")):
+        raise ValueError(f"{path.parent} has another run: {changed}; set it back, or choose another folder")
+    changed = "; ".join(_changes(found["environment"], about["environment"] or found["environment"], "environment"))
+    if changed:
+        warnings.warn(f"{path.parent}: the last bits may differ from before: {changed}", stacklevel=4)
+
+# %% ../nbs/09_runs.ipynb #c9a1714d
 def _hold(file):
     if fcntl:
         return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,72 +310,15 @@ def _lock(path):
         raise
     return file
 
-# %% ../nbs/09_runs.ipynb #720fff68
+# %% ../nbs/09_runs.ipynb #5e40a558
 def _holder(path):
     try:
         who = json.loads(path.read_bytes())
         return f"process {who['pid']} on {who['host']} since {who['since']}; wait for it or stop it"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process; wait for it or stop it"
 
-# %% ../nbs/09_runs.ipynb #d7799a25
-SCHEMA = 1
 
-
-def _changes(old, new, path):
-    for key in {**old, **new}:
-        values = old.get(key), new.get(key)
-        if all(isinstance(value, dict) for value in values):
-            yield from _changes(*values, f"{path}.{key}")
-            continue
-        was, now = (json.dumps(d[key], sort_keys=True) if key in d else "missing" for d in (old, new))
-        if was != now:
-            yield f"{path}.{key}: was {was}, now {now}"
-
-# %% ../nbs/09_runs.ipynb #b48be925
-def _refuse_foreign(folder):
-    "ValueError if there is no run, but files that a run would overwrite."
-    if (folder / "run.json").exists():
-        return
-    has = lambda name: (folder / name).exists()
-    states = os.listdir(folder / "states") if has("states") else []
-    foreign = [f"states/{name}" for name in states if _STATE.fullmatch(name)]
-    foreign += [name for name in ("journal",) if has(name) and (folder / name).stat().st_size]
-    foreign += [name for name in ("lock",) if has(name) and not _LOCK.startswith((folder / name).read_bytes()[: len(_LOCK)])]
-    if foreign:
-        raise ValueError(f"{folder} has no run.json but {foreign[0]}, which a run would overwrite; choose another folder")
-
-
-_LOCK = b'{"host": '
-
-
-def _open_run(folder, about, resume):
-    path = folder / "run.json"
-    if path.exists():
-        return _resume(path, about, resume)
-    _make_folder(folder / "states")
-    write_file(folder / "journal", b"")
-    write_file(path, _seal(about))
-
-# %% ../nbs/09_runs.ipynb #dfa6f004
-def _resume(path, about, resume):
-    folder = path.parent
-    if not resume:
-        raise ValueError(f"{folder} has a run; go on with it (resume=True, or --resume), or choose another folder")
-    try:
-        found = _unseal(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); bring it back from a copy, or start in another folder") from error
-    if found.get("schema") != SCHEMA:
-        newer = isinstance(found.get("schema"), int) and found["schema"] > SCHEMA
-        by = "a newer distillnb; upgrade" if newer else "an older or unknown distillnb; go on with that one"
-        raise ValueError(f"{path} has schema {found.get('schema')!r}, made by {by}, or start in another folder")
-    if changed := list(_changes(found["configuration"], about["configuration"], "configuration")):
-        raise ValueError(f"{folder} has another run: {'; '.join(changed)}; set it back, or choose another folder")
-    if about["environment"] and (changed := list(_changes(found["environment"], about["environment"], "environment"))):
-        warnings.warn(f"{folder}: the last bits may differ from before: {'; '.join(changed)}", stacklevel=4)
-
-# %% ../nbs/09_runs.ipynb #2510a04e
 class _Held:
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -325,7 +338,7 @@ class _Held:
     def __exit__(self, *error):
         self.close()
 
-# %% ../nbs/09_runs.ipynb #0ba6ae11
+# %% ../nbs/09_runs.ipynb #651cc9c3
 def _heal(folder, say):
     journal, states = folder / "journal", folder / "states"
     _make_folder(states)
@@ -342,7 +355,16 @@ def _heal(folder, say):
             _remove(states / file)
     return finished, size
 
-# %% ../nbs/09_runs.ipynb #ea3c7cde
+
+def _check(store, name, unfinished=False):
+    if store._held is None:
+        raise ValueError("the store is closed")
+    if not re.fullmatch("[A-Za-z0-9._-]{1,100}", name):
+        raise ValueError(f"a unit's name has 1 to 100 of A-Z a-z 0-9 . _ -, got {name!r}")
+    if unfinished and name in store:
+        raise ValueError(f"unit {name} is finished already")
+
+# %% ../nbs/09_runs.ipynb #02795bc9
 class _Opened(_Held):
     def __init__(
         self,
@@ -363,21 +385,12 @@ class _Opened(_Held):
             raise
         self._say, self._saved, self._cost = say, time.monotonic(), 0.0
 
-    def _unit(self, name):
-        if self._held is None:
-            raise ValueError("the store is closed")
-        if not re.fullmatch("[A-Za-z0-9._-]{1,100}", name):
-            raise ValueError(f"a unit's name has 1 to 100 of A-Z a-z 0-9 . _ -, got {name!r}")
-
-# %% ../nbs/09_runs.ipynb #72ad7472
+# %% ../nbs/09_runs.ipynb #bb59fb70
 class _Finished(_Opened):
     @property
     def records(self) -> list:
         "The records of the finished units, dicts, in the order in which they were finished."
         return list(self._finished.values())
-
-    def __getitem__(self, name):
-        return self._finished[name]
 
     def __contains__(self, name):
         return name in self._finished
@@ -388,23 +401,16 @@ class _Finished(_Opened):
         record: dict,  # JSON values; its key "unit" will hold the name
     ) -> None:
         "Write a unit's record, durable on return, and drop its states. ValueError if it is finished already; OSError."
-        self._unit(name)
-        if name in self or record.get("unit", name) != name:
-            raise ValueError(f"unit {name} is finished" if name in self else f"the record of {name} is of {record['unit']}")
+        _check(self, name, unfinished=True)
+        if record.get("unit", name) != name:
+            raise ValueError(f"this record of {name} says that it is of {record['unit']}")
         line = _line(json.dumps({"unit": name} | record).encode())
         _append(self.folder / "journal", self._size, line)
         self._size += len(line)
         self._finished[name] = _read_line(line[:-1])
         _remove_states(self.folder / "states", name)
 
-# %% ../nbs/09_runs.ipynb #5dc77390
-def _remove_states(folder, name):
-    for file in sorted(os.listdir(folder)):  # .json before .npz: a commit never stands alone
-        state = _STATE.fullmatch(file)
-        if state and state[1] == name:
-            _remove(folder / file)
-
-# %% ../nbs/09_runs.ipynb #ee6c95b2
+# %% ../nbs/09_runs.ipynb #f007589e
 class Store(_Finished):
     "A run in a folder: records of finished units and states of unfinished ones. ValueError, BlockingIOError, OSError."
 
@@ -421,9 +427,7 @@ class Store(_Finished):
         notes: dict | None = None,  # JSON values
     ) -> None:
         "Save a state, durable on return, and keep the one before. ValueError if the unit is finished; OSError."
-        self._unit(name)
-        if name in self:
-            raise ValueError(f"unit {name} is finished; it has no state any more")
+        _check(self, name, unfinished=True)
         began = time.monotonic()
         _save_state(self.folder / "states", name, arrays, notes or {})
         self._saved = time.monotonic()
@@ -434,27 +438,27 @@ class Store(_Finished):
         name: str,  # of a unit
     ) -> tuple | None:  # arrays, notes; None if there is no state
         "The newest good state of a unit. A damaged one is removed, and said. ValueError for a bad name."
-        self._unit(name)
+        _check(self, name)
         return _load_state(self.folder / "states", name, self._say)
 
-# %% ../nbs/09_runs.ipynb #3d67dffb
+# %% ../nbs/09_runs.ipynb #c0a7d7b9
 def _pinned(threads):
     kept = lambda name, default: os.environ.get(name) or str(default)
-    threads = threads or int(kept("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
+    count = threads or int(kept("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count()
     return {
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(count),
         "TF_NUM_INTEROP_THREADS": kept("TF_NUM_INTEROP_THREADS", 1),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads or kept("OMP_NUM_THREADS", count)),
         "TF_ENABLE_ONEDNN_OPTS": kept("TF_ENABLE_ONEDNN_OPTS", 1),
         "TF_DETERMINISTIC_OPS": "1",
     }
 
 
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return version("tensorflow-cpu") if package == "tensorflow" else "not installed"
+def _version(*names):
+    for name in names:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"
 
 
 def _processor():
@@ -463,7 +467,7 @@ def _processor():
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
-# %% ../nbs/09_runs.ipynb #2138fc78
+# %% ../nbs/09_runs.ipynb #cb5cc259
 def reproducible(
     threads: int | None = None,  # for TensorFlow, >= 1; None: what the environment says, else one for each core
 ) -> dict:  # what the bits depend on, for the `environment` of a `Store`
@@ -475,10 +479,10 @@ def reproducible(
     if late and "tensorflow" in sys.modules:
         raise RuntimeError(f"too late for {', '.join(late)}: call it before TensorFlow is imported (restart the kernel)")
     os.environ.update(pinned)
-    packages = ("numpy", "tensorflow", "keras", "distillnb")
     return {
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in packages},
-        "processor": _processor(), "cores": os.cpu_count(), "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), "tensorflow": _version("tensorflow", "tensorflow-cpu")}
+        | {name: _version(name) for name in ("numpy", "keras", "distillnb")},
+        "processor": _processor(), "cores": os.cpu_count(), "platform": f"{sys.platform} {platform.machine()}",
         "threads": int(pinned["TF_NUM_INTRAOP_THREADS"]), "inter_op_threads": int(pinned["TF_NUM_INTEROP_THREADS"]),
-        "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
+        "openmp_threads": pinned["OMP_NUM_THREADS"], "onednn": pinned["TF_ENABLE_ONEDNN_OPTS"] != "0",
     }

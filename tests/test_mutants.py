@@ -101,6 +101,18 @@ MUTANTS = [
         "line = _line_at(memory, z)",
         "line = _line_at(memory, z + 1)",
     ),
+    Mutant(
+        "a line of the journal is believed unchecked",
+        "09_runs",
+        'json.loads(body) if _line(body) == line + b"\\n" else None',
+        'json.loads(body) if body.endswith(b"}") else None',
+    ),
+    Mutant(
+        "only the newest state is kept",
+        "09_runs",
+        "for number in older[1:] for file in _files(folder, name, number)",
+        "for number in older for file in _files(folder, name, number)",
+    ),
 ]
 
 
