@@ -2,7 +2,7 @@
 
     make bench          or: python -m benchmarks.bench [--no-peers] [--only SECTION ...] [--out FILE]
 
-Sections: whole, routes, accuracy, memory, weights, metaparameters, restarts, horizon, peers. Each is written when it is done,
+Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, peers. Each is written when it is done,
 and the others stay as they are in the file.
 
 One core for every framework. Whole runs through the public loop; runs that are compared take turns, and what is kept is the
@@ -209,21 +209,6 @@ def memory():
             yield row
 
 
-def accuracy():
-    "What the cheaper runs cost in accuracy: Fashion-MNIST at scale laptop, protocol clean, five seeds, tested at the end."
-    from distillnb.experiments import run_experiment
-    from distillnb.tables import summarise
-
-    try:
-        methods = ["fixed", "gradient", "lines-5", "quarter", "quarter-5"]
-        records = run_experiment("fashion-mnist", methods=methods, progress=False)
-    except OSError as error:
-        return say(f"  skipped: {error}")
-    for row in summarise(records):
-        say(f"  {row['method']:12}{row['accuracy_mean']:.4f} +- {row['accuracy_sd']:.4f}, {row['hypergradients']} hypergradients")
-        yield {key: row[key] for key in ("method", "n", "accuracy_mean", "accuracy_sd", "hypergradients", "plain_steps")}
-
-
 def environment():
     packages = ("tensorflow", "keras", "numpy")
     return {"python": platform.python_version(), "threads": 1, "cpus": os.cpu_count(), "machine": platform.machine(),
@@ -242,8 +227,8 @@ def main():
         from benchmarks.peers.client import start
 
         clients = [client for client in map(start, ("torch", "jax")) if client.names]
-    sections = {"whole": lambda: whole(clients), "routes": lambda: every(routes), "accuracy": accuracy, "memory": memory,
-                "weights": by_weights, "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon,
+    sections = {"whole": lambda: whole(clients), "routes": lambda: every(routes), "memory": memory, "weights": by_weights,
+                "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon,
                 "peers": lambda: every(lambda name: peers(name, clients)) if clients else ()}
     for title, rows in sections.items():
         if wanted(title):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'PHASES', 'SEARCHES', 'QUARTERED', 'check_names', 'run_experiment']
 
-# %% ../nbs/10_experiments.ipynb #31071075
+# %% ../nbs/10_experiments.ipynb #66826f33
 import json
 import math
 import tempfile
@@ -18,7 +18,7 @@ import numpy as np
 from . import tasks
 from .runs import Store
 
-# %% ../nbs/10_experiments.ipynb #67182835
+# %% ../nbs/10_experiments.ipynb #3086def5
 METHODS = {
     "none": "no distillation: labels only",
     "fixed": "beta1 = beta2 = 0.5 at one temperature",
@@ -41,7 +41,7 @@ PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10
 PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 SEARCHES, QUARTERED = ("random-search", "tpe"), ("quarter", "quarter-5")
 
-# %% ../nbs/10_experiments.ipynb #a24921f2
+# %% ../nbs/10_experiments.ipynb #4f5e6289
 def check_names(
     name: str,  # an experiment
     protocol: str,  # a protocol
@@ -67,7 +67,7 @@ def check_names(
         raise ValueError(f"seeds must be between 1 and 1000, got {seeds}")
     return chosen
 
-# %% ../nbs/10_experiments.ipynb #994a23ec
+# %% ../nbs/10_experiments.ipynb #adc4625d
 @lru_cache
 def _problem(student, coordinates, t_squared, soft):
     from distillnb.losses import distillation
@@ -94,7 +94,7 @@ def _scorer(model):
 
     return _score
 
-# %% ../nbs/10_experiments.ipynb #56e5c059
+# %% ../nbs/10_experiments.ipynb #8d3691ed
 def _standardised(teacher_logits, logits, temperature):
     "The soft loss on logits of mean 0 and deviation 1 for each example (Sun et al. 2024, eq. 6)."
     import tensorflow as tf
@@ -115,7 +115,7 @@ def _initial_weights(student, seeds):
     stack = lambda kind: [np.stack([v.numpy() for v in variables]) for variables in of(kind)]
     return stack("trainable_variables"), stack("non_trainable_variables")
 
-# %% ../nbs/10_experiments.ipynb #5b9b33c4
+# %% ../nbs/10_experiments.ipynb #32f56061
 def _flat(state):
     import tensorflow as tf
 
@@ -136,7 +136,7 @@ def _look(seen, state, score, validation):
     points = {"step": int(state.step), "accuracy": [s[0] for s in scores], "lam": state.lam.numpy().tolist()}
     return seen | {key: [*seen[key], value] for key, value in points.items()} | {"loss": [s[1] for s in scores]}
 
-# %% ../nbs/10_experiments.ipynb #2aece760
+# %% ../nbs/10_experiments.ipynb #c3fe2df6
 def _train(task, store, unit, method, move, begin, coordinates, soft=None, route=None):
     "Train one student for each seed from the metaparameters `begin`: the last state, and what was seen on the way."
     import tensorflow as tf
@@ -157,7 +157,7 @@ def _train(task, store, unit, method, move, begin, coordinates, soft=None, route
     return _walk(task, store, unit, lambda state: go(state, min(task.log_every, task.steps - int(state.step))),
                  lambda seen, state: _look(seen, state, score, piles[1]), state, seen)
 
-# %% ../nbs/10_experiments.ipynb #66da31f2
+# %% ../nbs/10_experiments.ipynb #35a2aa71
 def _walk(task, store, unit, go, look, state, seen):
     try:
         while int(state.step) < task.steps:
@@ -175,7 +175,7 @@ def _walk(task, store, unit, go, look, state, seen):
         raise
     return state, seen
 
-# %% ../nbs/10_experiments.ipynb #bdaf6a49
+# %% ../nbs/10_experiments.ipynb #13d874de
 def _found(store, unit):
     return next(record for record in store.records if record["unit"] == unit)
 
@@ -198,7 +198,7 @@ def _finish(task, store, unit, state, seen, coordinates, **more):
     store.finish(unit, {"runs": runs, **more})
     return runs
 
-# %% ../nbs/10_experiments.ipynb #7b8f2d77
+# %% ../nbs/10_experiments.ipynb #9890aced
 def _standing(task, store, method, label):
     "Where the metaparameters of a method that does not move them stand, one setting for each seed."
     same = {"none": (1.0, 0.0, 1.0), "fixed": task.fixed, "standardised": (*task.fixed[:2], 2.0),
@@ -231,7 +231,7 @@ def _run_method(task, store, method, label):
             "route": forward_product(0.25) if method in QUARTERED else None}
     _finish(task, store, unit, *_train(task, store, unit, method, *given, **more), given[2])
 
-# %% ../nbs/10_experiments.ipynb #fd40fbd6
+# %% ../nbs/10_experiments.ipynb #ad24c12a
 def _study(task, store, method, seed, done):
     "Optuna's study of one seed, brought in line with the journal: `done` are its finished (setting, loss) pairs."
     import optuna
@@ -256,7 +256,7 @@ def _ranges(task):
     ranges = {name: FloatDistribution(*bounds) for name, bounds in weights.items()}
     return ranges | {"temperature": FloatDistribution(*task.bounds[2], log=True)}
 
-# %% ../nbs/10_experiments.ipynb #422e2411
+# %% ../nbs/10_experiments.ipynb #2bf5d77f
 def _search(task, store, method, label):
     from distillnb.training import fixed
 
@@ -278,7 +278,7 @@ def _search(task, store, method, label):
 def _loss(run):
     return run["validation_loss"] if math.isfinite(run["validation_loss"]) else 1e9
 
-# %% ../nbs/10_experiments.ipynb #5fd3e354
+# %% ../nbs/10_experiments.ipynb #45d0ff84
 def _teacher(store, name, protocol, scale, seeds, group):
     "The teacher of an image experiment as a Cache, trained or found in the store."
     from distillnb.models import Cache
@@ -297,7 +297,7 @@ def _teacher(store, name, protocol, scale, seeds, group):
         _finish(task, store, unit, state, seen, tasks.anywhere(), about=about)
     return Cache(*store.load(f"{unit}.table")[0])
 
-# %% ../nbs/10_experiments.ipynb #2dea97be
+# %% ../nbs/10_experiments.ipynb #1ee9630a
 def _chosen(store, method, label, r):
     "The unit whose student is a method's answer for replica r, and all units that were paid for it."
     if method not in SEARCHES:
@@ -313,21 +313,21 @@ def _judge(task, store, name, protocol, scale, methods, label):
     missing = [unit for unit in wanted if unit not in store]
     if missing:
         raise ValueError(f"the test pile stays closed until all is trained; {', '.join(missing)} is not")
+    by_method = name == "synthetic" and protocol == "authors"  # there the features differ
+    size, tensors = len(task.piles("gradient")[1]["y"][0]), len(task.student(0).trainable_variables)
     for r, seed in enumerate(task.seeds):
-        piles = {m: tasks.held_out(name, protocol, scale, seed, m) for m in (methods if name == "synthetic" else methods[:1])}
+        piles = {m: tasks.held_out(name, protocol, scale, seed, m) for m in (methods if by_method else methods[:1])}
         for method in methods:
             unit, paid = _chosen(store, method, label, r)
             yield _record(task, store, unit, paid, r) | {
-                "experiment": name, "protocol": protocol, "scale": scale, "method": method, "seed": seed,
-                "accuracy": _tested(task, store, unit, r, piles.get(method) or piles[methods[0]], method)}
+                "experiment": name, "protocol": protocol, "scale": scale, "method": method, "seed": seed, "validation_size": size,
+                "accuracy": _tested(task, store, unit, r, piles.get(method) or piles[methods[0]], tensors)}
 
-# %% ../nbs/10_experiments.ipynb #e6571245
-def _tested(task, store, unit, r, pile, method):
+# %% ../nbs/10_experiments.ipynb #5e9f1787
+def _tested(task, store, unit, r, pile, tensors):
     _, score = _problem(task.student, tasks.anywhere(), task.t_squared, None)
-    model = task.student(0)
     arrays = [a[r : r + 1] for a in store.load(f"{unit}.student")[0]]
-    n = len(model.trainable_variables)
-    return score(arrays[:n], arrays[n:], pile)[0][0]
+    return score(arrays[:tensors], arrays[tensors:], pile)[0][0]
 
 
 def _record(task, store, unit, paid, r):
@@ -340,11 +340,11 @@ def _record(task, store, unit, paid, r):
         "hypergradients": total["hypergradients"], "hypergradients_saved": saved,
         "plain_steps": round(total["steps"] + (dear - 1) * total["hypergradients"], 1), "seconds": round(total["seconds"], 4),
         "start": {k: v[0] for k, v in lam.items()}, "final": {k: v[1] for k, v in lam.items()}, "bounds": task.bounds,
-        "validation_size": len(task.piles("gradient")[1]["y"][r]), "curve": run["curve"], "measured_on": task.measured_on,
+        "curve": run["curve"], "measured_on": task.measured_on,
         "stopped": run["stopped"],
     }
 
-# %% ../nbs/10_experiments.ipynb #6d046dd3
+# %% ../nbs/10_experiments.ipynb #c7acc4e8
 def run_experiment(
     name: str,  # a name in EXPERIMENTS
     protocol: str = "clean",  # a name in PROTOCOLS
@@ -368,7 +368,7 @@ def run_experiment(
         _write(store, configuration, records, environment, out)
     return records
 
-# %% ../nbs/10_experiments.ipynb #9b703b43
+# %% ../nbs/10_experiments.ipynb #e012c5b2
 def _all(store, name, protocol, scale, methods, seeds, progress):
     from tqdm.auto import tqdm
 
@@ -389,7 +389,7 @@ def _all(store, name, protocol, scale, methods, seeds, progress):
                for record in _judge(_task(group), store, name, protocol, scale, methods, label)]
     return sorted(by_seed, key=lambda r: (methods.index(r["method"]), r["seed"]))
 
-# %% ../nbs/10_experiments.ipynb #2cad2e81
+# %% ../nbs/10_experiments.ipynb #bec21a5f
 def _write(store, configuration, records, environment, folder):
     text = "".join(json.dumps(record) + "\n" for record in records)
     (Path(folder) / "records.jsonl").write_text(text, encoding="utf-8")

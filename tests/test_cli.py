@@ -144,7 +144,8 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
     whole, torn = ([json.loads(line) for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
                    for name in ("whole", "torn"))
     assert [r | {"seconds": 0} for r in whole] == [r | {"seconds": 0} for r in torn]
-    newest = lambda name: {path.stem.rpartition("-")[0]: path.read_bytes() for path in sorted((tmp_path / name).glob("states/*.npz"))}
+    states = lambda name: sorted((tmp_path / name / "states").glob("*.npz"))
+    newest = lambda name: {path.stem.rpartition("-")[0]: path.read_bytes() for path in states(name)}
     assert newest("whole") == newest("torn") and len(newest("whole")) == 2 + 3 + 3  # a teacher and its table, students
 
 
