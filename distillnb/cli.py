@@ -38,8 +38,7 @@ examples:
   distillnb list                                      what there is to run
   distillnb run synthetic                             the slides' experiment, in less than a minute
   distillnb run synthetic --protocol authors --out runs/authors
-  distillnb run reduced-cifar10 --resume              begin it, or go on where it was stopped or killed
-  distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2
+  distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2 --resume   begin, or go on after a stop or a kill
   distillnb plot runs/synthetic                       its figures again
   distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
 
@@ -213,8 +212,7 @@ def _run(arguments):
     out.mkdir(parents=True, exist_ok=True)
     environment = runs.reproducible()
     load_tensorflow()
-    options = dict(out=out, resume=arguments.resume, progress=sys.stderr.isatty(), environment=environment)
-    records = experiments.run_experiment(*asked, **options)
+    records = experiments.run_experiment(*asked, out, arguments.resume, sys.stderr.isatty(), environment)
     figures = plot_all(records, out)
     print(tables.markdown_table(tables.write_tables(records, out)).rstrip())
     print(f"\n{out}: records.jsonl, environment.json, table.csv, table.md and {len(figures)} figures")

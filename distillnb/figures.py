@@ -61,22 +61,14 @@ class Look(NamedTuple):
 
 _DASHED, _LONG, _DOTTED, _MIXED = (0, (4, 1.5)), (0, (8, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5))
 LOOKS = {
-    "none": Look("no distillation", BLACK, _DOTTED, "x"),
-    "fixed": Look("fixed", SKY, _DASHED, "v"),
-    "random": Look("random", ORANGE, _MIXED, "P"),
-    "soft": Look("distillation alone", PURPLE, _LONG, "^"),
-    "gradient": Look("gradient", BLUE, "-", "o"),
-    "lines": Look("lines, n = 2", VERMILLION, _DASHED, "s"),
-    "lines-3": Look("lines, n = 3", GREEN, _MIXED, "D"),
-    "lines-5": Look("lines, n = 5", PURPLE, _DOTTED, "X"),
-    "lines-10": Look("lines, n = 10", ORANGE, _LONG, "*"),
-    "random-search": Look("random search", GREY, _DOTTED, "<"),
-    "tpe": Look("TPE", GREEN, _LONG, ">"),
-    "soft-10": Look("alone, T = 10", PURPLE, _DOTTED, "p"),
-    "standardised": Look("standardised", SKY, _LONG, "h"),
-    "matched": Look("rate matched", BLACK, _DASHED, "d"),
-    "quarter": Look("gradient, quarter", BLUE, _DOTTED, "8"),
-    "quarter-5": Look("lines, quarter", PURPLE, _DASHED, "H"),
+    "none": Look("no distillation", BLACK, _DOTTED, "x"), "fixed": Look("fixed", SKY, _DASHED, "v"),
+    "random": Look("random", ORANGE, _MIXED, "P"), "soft": Look("distillation alone", PURPLE, _LONG, "^"),
+    "gradient": Look("gradient", BLUE, "-", "o"), "lines": Look("lines, n = 2", VERMILLION, _DASHED, "s"),
+    "lines-3": Look("lines, n = 3", GREEN, _MIXED, "D"), "lines-5": Look("lines, n = 5", PURPLE, _DOTTED, "X"),
+    "lines-10": Look("lines, n = 10", ORANGE, _LONG, "*"), "random-search": Look("random search", GREY, _DOTTED, "<"),
+    "tpe": Look("TPE", GREEN, _LONG, ">"), "soft-10": Look("alone, T = 10", PURPLE, _DOTTED, "p"),
+    "standardised": Look("standardised", SKY, _LONG, "h"), "matched": Look("rate matched", BLACK, _DASHED, "d"),
+    "quarter": Look("gradient, quarter", BLUE, _DOTTED, "8"), "quarter-5": Look("lines, quarter", PURPLE, _DASHED, "H"),
 }
 ASIDE = ("lines-", "quarter", "soft-10", "standardised", "matched")  # not among the curves by method
 PERIODS = ("gradient", "lines", "lines-3", "lines-5", "lines-10")

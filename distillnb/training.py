@@ -406,29 +406,22 @@ class Way(NamedTuple):
 CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput"}
 
 
-@lru_cache(maxsize=32)
-def _operations(function):
-    "A function: arguments -> the kinds of operations in the graph of `function`, looked up at the first call only."
-    found = set()
-
-    def _find(*arguments):
-        if not found:
-            graph = function.get_concrete_function(*arguments).graph.as_graph_def()
-            parts = [graph.node, *(part.node_def for part in graph.library.function)]
-            found.update(node.op for nodes in parts for node in nodes)
-        return found
-
-    return _find
-
-
-@lru_cache(maxsize=32)
+@lru_cache
 def _traced(problem):
     return tf.function(lambda *arguments: problem.inner(*arguments), autograph=False)
 
 
+def _operations(function, *arguments):
+    if not hasattr(function, "operations"):  # kept with the function: looking takes milliseconds
+        graph = function.get_concrete_function(*arguments).graph.as_graph_def()
+        nodes = (*graph.node, *(node for part in graph.library.function for node in part.node_def))
+        function.operations = {node.op for node in nodes}
+    return function.operations
+
+
 def _choose(problem, state, train_batch, jit_compile, steps_per_call, max_stacked):
     student, lam, batch = tf.nest.map_structure(lambda a: a[0], (state.student, state.lam, train_batch))
-    found = _operations(_traced(problem))(student.weights, lam, batch, student.non_trainable) & CONVOLUTIONS
+    found = _operations(_traced(problem), student.weights, lam, batch, student.non_trainable) & CONVOLUTIONS
     if found and not tf.config.list_physical_devices("GPU"):
         way = Way(False, 1, 1, "convolutions on a CPU: plain calls, one replica after another")
     else:
@@ -486,7 +479,7 @@ def _drive(loop, state, piles, seeds, batch_sizes, way, steps, K, evaluate, ever
 
 # %% ../nbs/07_training.ipynb #ddf578fc
 def _refuse_wrong_pools(loop, arguments):
-    if any(kind.startswith("MaxPool") and kind.endswith("GradGrad") for kind in _operations(loop)(*arguments)):
+    if any(kind.startswith("MaxPool") and kind.endswith("GradGrad") for kind in _operations(loop, *arguments)):
         raise ValueError(
             "XLA computes the second derivative of max-pool wrongly on a CPU; build the problem with losses.distillation, "
             "use second_order.safe(model) in a loss of your own, or set jit_compile=False"
