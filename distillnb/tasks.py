@@ -7,7 +7,7 @@ __all__ = ['EXPERIMENTS', 'PROTOCOLS', 'SCALES', 'DENSE', 'SYNTHETIC', 'RECIPES'
            'synthetic_task', 'Recipe', 'image_piles', 'teacher_task', 'teacher_table', 'published_table', 'image_task',
            'make_task', 'held_out']
 
-# %% ../nbs/09b_tasks.ipynb #41a94a17
+# %% ../nbs/09b_tasks.ipynb #7b5bb0f3
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,7 +17,7 @@ import numpy as np
 
 from . import data
 
-# %% ../nbs/09b_tasks.ipynb #805e3562
+# %% ../nbs/09b_tasks.ipynb #18d5d3a4
 EXPERIMENTS = {
     "synthetic": "the slides' task: 15 points, three features, a ceiling of 0.769",
     "digits": "handwritten digits of 8 x 8 pixels; needs no download",
@@ -32,7 +32,7 @@ PROTOCOLS = {
 SCALES = {"smoke": "seconds, to see that it works", "laptop": "minutes to an evening on two cores", "paper": "the full length"}
 DENSE = ("synthetic", "digits")  # their students train with all seeds stacked
 
-# %% ../nbs/09b_tasks.ipynb #44352561
+# %% ../nbs/09b_tasks.ipynb #0ba3bedf
 class Task(NamedTuple):
     "What all methods of an experiment share."
 
@@ -57,7 +57,7 @@ class Task(NamedTuple):
     measured_on: str = "validation"  # which pile the curves show
     bayes: float | None = None  # the ceiling, where it is known
 
-# %% ../nbs/09b_tasks.ipynb #d3d4db32
+# %% ../nbs/09b_tasks.ipynb #5f7e48a1
 def _authors_setting(seeds, rate=0.1):
     rng = np.random.RandomState(42)
     pairs = [(rng.uniform(), 10 ** rng.uniform(-1, 1)) for _ in range(max(10, max(seeds) + 1))]
@@ -75,7 +75,7 @@ def _authors_way(rate):
 
     return box(tie="sum_to_one"), sgd(rate, clip=0.01)
 
-# %% ../nbs/09b_tasks.ipynb #4c40a521
+# %% ../nbs/09b_tasks.ipynb #fbd80645
 def _clean_setting(seeds, temperature=1.0, hottest=10.0, tie=False):
     fixed, bounds = (0.5, 0.5, temperature), ((0.0, 1.0), (0.0, 1.0), (0.1, hottest))
     drawn = [_draw(bounds, tie, np.random.default_rng([seed, *b"random"])) for seed in seeds]
@@ -96,7 +96,7 @@ def _draw(bounds, tie, rng):
     beta1, beta2 = (rng.uniform(*b) for b in bounds[:2])
     return beta1, 1 - beta1 if tie else beta2, math.exp(rng.uniform(*np.log(bounds[2])))
 
-# %% ../nbs/09b_tasks.ipynb #217426a4
+# %% ../nbs/09b_tasks.ipynb #96ed089b
 @lru_cache
 def anywhere():
     "Plain coordinates with room for every fixed setting, zero weights too."
@@ -104,7 +104,7 @@ def anywhere():
 
     return box(low=(0.0, 0.0, 0.01), high=(100.0, 100.0, 1000.0))
 
-# %% ../nbs/09b_tasks.ipynb #247fa7c0
+# %% ../nbs/09b_tasks.ipynb #f6a52eeb
 def _logistic(seed):
     from distillnb.models import logistic_regression
 
@@ -127,7 +127,7 @@ def _teach(x, y):
     weights = train(problem, optimizer, move, state, pile, pile, 20_000, steps_per_call=20_000).state.student.weights
     return np.einsum("rnf,rfc->rnc", x[1], weights[0]) + weights[1].numpy()[:, None]
 
-# %% ../nbs/09b_tasks.ipynb #d69e8c7b
+# %% ../nbs/09b_tasks.ipynb #c851df4f
 SYNTHETIC = {"smoke": (100, 50, 2000), "laptop": (2000, 200, 100_000), "paper": (20_000, 1000, 100_000)}  # steps, log, test
 
 
@@ -141,7 +141,7 @@ def _seen(protocol, method):
     blind = protocol == "authors" and method in ("fixed", "random")
     return data.TEACHER_FEATURES if blind else data.STUDENT_FEATURES
 
-# %% ../nbs/09b_tasks.ipynb #90d03e61
+# %% ../nbs/09b_tasks.ipynb #632546ae
 @lru_cache
 def _gradient_descent(rate):
     from distillnb.optimizers import sgd
@@ -169,7 +169,7 @@ def synthetic_task(
     return Task(seeds, _logistic, _given, steps=steps, log_every=log_every, optimizer=_gradient_descent(1.0),
                 measured_on=validation, bayes=data.bayes_accuracy(), **setting)
 
-# %% ../nbs/09b_tasks.ipynb #d72eb864
+# %% ../nbs/09b_tasks.ipynb #f562cdaa
 class Recipe(NamedTuple):
     "An image experiment at one scale."
 
@@ -195,7 +195,7 @@ def _fashion_mnist(scale):
     steps, taught = {"smoke": (10, 4), "laptop": (250, 800), "paper": (14_000, 1600)}[scale]
     return Recipe(data.fashion_mnist, sizes, 64, 0.1, steps, _student_28, _teacher_28, taught)
 
-# %% ../nbs/09b_tasks.ipynb #6e1a29dd
+# %% ../nbs/09b_tasks.ipynb #e05fd3a8
 def _reduced_cifar10(scale):
     smoke, full = dict(train=256, validation=128, teacher=512, test=500), dict(train=11_520, validation=1280, teacher=37_200)
     steps, taught = {"smoke": (10, 2), "laptop": (900, 1500), "paper": (4500, 8700)}[scale]
@@ -209,7 +209,7 @@ def _cifar10(scale):
     sizes = {"smoke": recipe.sizes, "laptop": laptop, "paper": paper}[scale]
     return recipe._replace(sizes=sizes, steps={"smoke": 10, "laptop": 1400, "paper": 35_100}[scale])
 
-# %% ../nbs/09b_tasks.ipynb #3a7ea19d
+# %% ../nbs/09b_tasks.ipynb #b063af10
 def _dense_student(seed):
     from distillnb.models import mlp
 
@@ -233,7 +233,7 @@ def _teacher_28(seed):
 
     return paper_teacher((28, 28, 1), seed=seed)
 
-# %% ../nbs/09b_tasks.ipynb #e4dbe9a5
+# %% ../nbs/09b_tasks.ipynb #cf10a995
 def _student_32(seed):
     from distillnb.models import paper_student
 
@@ -254,7 +254,7 @@ def _resnet18(seed):
 
 RECIPES = {"digits": _digits, "fashion-mnist": _fashion_mnist, "reduced-cifar10": _reduced_cifar10, "cifar10": _cifar10}
 
-# %% ../nbs/09b_tasks.ipynb #74b81e2a
+# %% ../nbs/09b_tasks.ipynb #b952c6a5
 def image_piles(
     name: str,  # "digits", "fashion-mnist", "reduced-cifar10" or "cifar10"
     protocol: str,  # "clean" or "authors"
@@ -272,7 +272,7 @@ def _sureness(logits):
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return round(float((1 / odds.sum(1)).mean()), 4)
 
-# %% ../nbs/09b_tasks.ipynb #9ee412af
+# %% ../nbs/09b_tasks.ipynb #627cdb01
 def teacher_task(
     name: str,  # as in `image_piles`
     scale: str,  # "smoke", "laptop" or "paper"
@@ -295,7 +295,7 @@ def _adam_down(rate, steps):
 
     return adam(cosine(rate, steps))
 
-# %% ../nbs/09b_tasks.ipynb #44817bb7
+# %% ../nbs/09b_tasks.ipynb #5db4f826
 def teacher_table(
     name: str,  # as in `image_piles`
     scale: str,  # "smoke", "laptop" or "paper"
@@ -322,7 +322,7 @@ def teacher_table(
             about["sureness"] = _sureness(seen["train"])
     return Cache(np.array(list(table)), np.stack(list(table.values()))), about
 
-# %% ../nbs/09b_tasks.ipynb #a4a3c23a
+# %% ../nbs/09b_tasks.ipynb #b4e52343
 PUBLISHED = {"fashion-mnist": "resnet_fmnist", "reduced-cifar10": "resnet", "cifar10": "resnet"}
 
 
@@ -336,7 +336,7 @@ def published_table(
     about = {"published": PUBLISHED[name], "leak": "it was trained on every training image, those that validate included"}
     return Cache(np.arange(len(logits)), logits), about | {"sureness": _sureness(logits)}
 
-# %% ../nbs/09b_tasks.ipynb #7db8562c
+# %% ../nbs/09b_tasks.ipynb #4a2b8d01
 @lru_cache
 def _falling(protocol, rate, steps):
     import tensorflow as tf
@@ -354,7 +354,7 @@ def _joined(train, validation, cache):
     x, y, ids = (np.concatenate([a, b]) for a, b in zip(train, validation, strict=True))
     return {"x": x, "y": y, "teacher_logits": lookup(cache, ids)}
 
-# %% ../nbs/09b_tasks.ipynb #dd425878
+# %% ../nbs/09b_tasks.ipynb #0f7759d6
 TUNED = ("gradient", "lines", "quarter", "random-search", "tpe")  # beginnings of names: these methods look at a validation pile
 
 
@@ -385,7 +385,7 @@ def image_task(
     return Task(seeds, recipe.student, _given, steps=recipe.steps, optimizer=_falling(protocol, recipe.rate, recipe.steps),
                 batch_sizes=(batch, batch), t_squared=clean, log_every=max(1, recipe.steps // 10), **setting)
 
-# %% ../nbs/09b_tasks.ipynb #a067020a
+# %% ../nbs/09b_tasks.ipynb #11bf5933
 def make_task(
     name: str,  # a name in EXPERIMENTS
     protocol: str,  # a name in PROTOCOLS

@@ -20,10 +20,11 @@ ARROWS = {
     "tasks": ("data", "models", "losses", "optimizers", "training"),
     "experiments": ("tasks", "models", "losses", "hypergradient", "training", "runs"),
     "tables": ("experiments",),
+    "regimes": ("losses",),
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
     "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost"),
 }
-NO_TENSORFLOW = ["data", "extrapolation", "runs", "tasks", "experiments", "tables", "figures", "cli", "cost"]  # when imported
+NO_TENSORFLOW = ["data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "figures", "cli", "cost"]  # when imported
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},

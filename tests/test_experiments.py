@@ -1,0 +1,70 @@
+"""Experiments on real images, at scale smoke: both protocols, from the teacher to the table."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distillnb import tables, tasks
+
+ROOT = Path(os.environ.get("DISTILLNB_DATA") or "nowhere")
+METHODS = ["fixed", "standardised", "gradient", "quarter-5", "matched"]
+
+
+def needs(*names):
+    lacking = [name for name in names if not (ROOT / name).is_dir()]
+    return pytest.mark.skipif(bool(lacking), reason=f"no folder {', '.join(lacking)} in $DISTILLNB_DATA")
+
+
+@pytest.fixture
+def run_experiment():
+    from distillnb.experiments import run_experiment
+
+    return run_experiment
+
+
+def folders(name, protocol):
+    images = "cifar10" if "cifar10" in name else name
+    return [images] + ["teacher-logits"] * (protocol == "authors")
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        pytest.param(name, protocol, marks=needs(*folders(name, protocol)))
+        for name, protocol in (("fashion-mnist", "clean"), ("reduced-cifar10", "clean"), ("reduced-cifar10", "authors"))
+    ],
+)
+def test_images_from_the_teacher_to_the_table(name, protocol, tmp_path, run_experiment):
+    records = run_experiment(name, protocol, "smoke", METHODS, seeds=1, out=tmp_path, progress=False)
+    assert [r["method"] for r in records] == METHODS and all(0 <= r["accuracy"] <= 0.6 for r in records)
+    rows = {row["method"]: row for row in tables.write_tables(records, tmp_path)}
+    about = json.loads((tmp_path / "environment.json").read_text())
+    if protocol == "clean":
+        assert {"teacher accuracy", "train accuracy", "validation accuracy", "sureness"} == set(about["teachers"]["teacher"])
+    dear = 1 + (5 / 3 if protocol == "clean" else 8 / 3)
+    assert rows["gradient"]["plain_steps"] == round(10 * dear) and rows["fixed"]["plain_steps"] == 10
+    assert records[2]["final"]["beta1"] == records[4]["final"]["beta1"]  # the weight matched
+
+
+@needs("cifar10", "teacher-logits")
+def test_the_authors_baselines_learn_from_the_validation_pile_too():
+    cache, about = tasks.published_table("reduced-cifar10")
+    assert about["sureness"] > 0.99 and "validate" in about["leak"]
+    task = tasks.image_task("reduced-cifar10", "authors", "smoke", [0, 1], cache)
+    (alone, validation), (joined, _) = task.piles("gradient"), task.piles("fixed")
+    assert alone["y"].shape == (2, 256) and joined["y"].shape == (2, 256 + 128)
+    np.testing.assert_array_equal(alone["x"][0], alone["x"][1])  # one deal for all seeds
+    np.testing.assert_array_equal(joined["x"][0, 256:], validation["x"][0])
+    right = (joined["teacher_logits"][0].argmax(-1) == joined["y"][0]).mean()
+    assert right > 0.99  # the leak: it knows the images that validate
+    assert task.order == "authors" and not task.t_squared and len(task.starts) == 2
+
+
+@needs("cifar10")
+def test_no_pile_of_reduced_cifar10_is_shared():
+    _, piles = tasks.image_piles("reduced-cifar10", "clean", "laptop", 0)
+    assert max(piles.train.ids.max(), piles.validation.ids.max()) < 12_800 <= piles.teacher.ids.min()
+    assert len(piles.train.ids) == 11_520 and len(piles.test.ids) == 10_000
