@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['REGIMES', 'Regime', 'random_labels', 'wrong_answers', 'spoil', 'unit_free', 'mixture', 'early']
 
-# %% ../nbs/10c_regimes.ipynb #7d65d924
+# %% ../nbs/10c_regimes.ipynb #d134cd52
 import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# %% ../nbs/10c_regimes.ipynb #e284df09
+# %% ../nbs/10c_regimes.ipynb #fa995040
 class Regime(NamedTuple):
     "What is wrong with a train pile."
 
@@ -27,7 +27,7 @@ REGIMES = {
     "too sharp": Regime(factor=10.0), "too flat": Regime(factor=0.1), "both 40 %": Regime(0.4, 0.4),
 }
 
-# %% ../nbs/10c_regimes.ipynb #a5e9db56
+# %% ../nbs/10c_regimes.ipynb #6d0208f1
 def _stream(seed, purpose):
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode()]))
 
@@ -45,7 +45,7 @@ def random_labels(
     hit = rng.permutation(len(y)) < round(share * len(y))
     return np.where(hit, rng.integers(classes, size=len(y)), y).astype(y.dtype)
 
-# %% ../nbs/10c_regimes.ipynb #14d10944
+# %% ../nbs/10c_regimes.ipynb #6d655e4d
 def wrong_answers(
     logits: np.ndarray,  # float [N, classes], a teacher's
     y: np.ndarray,  # int [N], the true labels
@@ -63,7 +63,7 @@ def wrong_answers(
     told[rows, tops], told[rows, others] = logits[rows, others], logits[rows, tops]
     return told
 
-# %% ../nbs/10c_regimes.ipynb #1bbd5a0f
+# %% ../nbs/10c_regimes.ipynb #d1961d4a
 def spoil(
     train: dict,  # x, y [R, N], teacher_logits [R, N, classes]
     regime: Regime,  # what is to be wrong
@@ -75,7 +75,7 @@ def spoil(
     answers = [regime.factor * wrong_answers(told[r], y[r], regime.wrong, seed) for r, seed in enumerate(seeds)]
     return train | {"y": np.stack(labels), "teacher_logits": np.float32(answers)}
 
-# %% ../nbs/10c_regimes.ipynb #d33c3b4d
+# %% ../nbs/10c_regimes.ipynb #1fe736c5
 def unit_free(
     logits: np.ndarray,  # float [R, N, classes], a teacher's about R piles
     deviation: float = 5.0,  # the mean standard deviation that they shall have, > 0
@@ -87,7 +87,7 @@ def unit_free(
         raise ValueError("the teacher's logits are all alike: it says nothing, and has no unit")
     return np.float32(centred * (deviation / spread))
 
-# %% ../nbs/10c_regimes.ipynb #0ccd7575
+# %% ../nbs/10c_regimes.ipynb #1ee44265
 @lru_cache
 def mixture(
     cut: float = 0.06,  # c, shares below it are silent, 0 to 0.3
@@ -110,14 +110,14 @@ def mixture(
 
     return Coordinates(_decode, _encode, lambda point: tf.clip_by_value(point, -wall, wall), ("beta1", "beta2"))
 
-# %% ../nbs/10c_regimes.ipynb #dc896668
+# %% ../nbs/10c_regimes.ipynb #8586e45b
 def _point(p, wall):
     silence = 1 - sum(p)
     if silence <= 0 or max(abs(math.log(share / silence)) for share in p) > wall:
         raise ValueError(f"shares {p} of labels and teacher leave {silence:.3g} for silence, out of bounds; lower the weights")
     return [math.log(share / silence) for share in p]
 
-# %% ../nbs/10c_regimes.ipynb #fe073416
+# %% ../nbs/10c_regimes.ipynb #8995b014
 @lru_cache
 def early(
     low: float = 0.02,  # the rate in the end, > 0

@@ -24,7 +24,9 @@ ARROWS = {
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
     "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost"),
 }
-NO_TENSORFLOW = ["data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "figures", "cli", "cost"]  # when imported
+NO_TENSORFLOW = [  # when imported
+    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "figures", "cli", "cost"
+]
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},
