@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'PHASES', 'SEARCHES', 'QUARTERED', 'check_names', 'run_experiment']
 
-# %% ../nbs/10_experiments.ipynb #f6d10125
+# %% ../nbs/10_experiments.ipynb #6d9f067d
 import json
 import math
 import tempfile
@@ -18,7 +18,7 @@ import numpy as np
 from . import tasks
 from .runs import Store
 
-# %% ../nbs/10_experiments.ipynb #5019454e
+# %% ../nbs/10_experiments.ipynb #8c004bc5
 METHODS = {
     "none": "no distillation: labels only",
     "fixed": "beta1 = beta2 = 0.5 at one temperature",
@@ -41,7 +41,7 @@ PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10
 PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 SEARCHES, QUARTERED = ("random-search", "tpe"), ("quarter", "quarter-5")
 
-# %% ../nbs/10_experiments.ipynb #e4109ab2
+# %% ../nbs/10_experiments.ipynb #ce1e3f82
 def check_names(
     name: str,  # an experiment
     protocol: str,  # a protocol
@@ -67,7 +67,7 @@ def check_names(
         raise ValueError(f"seeds must be between 1 and 1000, got {seeds}")
     return chosen
 
-# %% ../nbs/10_experiments.ipynb #77f5a9de
+# %% ../nbs/10_experiments.ipynb #e5d59e23
 @lru_cache
 def _problem(student, coordinates, t_squared, soft):
     from distillnb.losses import distillation
@@ -94,7 +94,7 @@ def _scorer(model):
 
     return _score
 
-# %% ../nbs/10_experiments.ipynb #15c58652
+# %% ../nbs/10_experiments.ipynb #201ad83a
 def _standardised(teacher_logits, logits, temperature):
     "The soft loss on logits of mean 0 and deviation 1 for each example (Sun et al. 2024, eq. 6)."
     import tensorflow as tf
@@ -115,7 +115,7 @@ def _initial_weights(student, seeds):
     stack = lambda kind: [np.stack([v.numpy() for v in variables]) for variables in of(kind)]
     return stack("trainable_variables"), stack("non_trainable_variables")
 
-# %% ../nbs/10_experiments.ipynb #0219c813
+# %% ../nbs/10_experiments.ipynb #f3d7f09a
 def _flat(state):
     import tensorflow as tf
 
@@ -136,7 +136,7 @@ def _look(seen, state, score, validation):
     points = {"step": int(state.step), "accuracy": [s[0] for s in scores], "lam": state.lam.numpy().tolist()}
     return seen | {key: [*seen[key], value] for key, value in points.items()} | {"loss": [s[1] for s in scores]}
 
-# %% ../nbs/10_experiments.ipynb #81768d1b
+# %% ../nbs/10_experiments.ipynb #11510428
 def _train(task, store, unit, method, move, begin, coordinates, soft=None, route=None):
     "Train one student for each seed from the metaparameters `begin`: the last state, and what was seen on the way."
     import tensorflow as tf
@@ -157,7 +157,7 @@ def _train(task, store, unit, method, move, begin, coordinates, soft=None, route
     return _walk(task, store, unit, lambda state: go(state, min(task.log_every, task.steps - int(state.step))),
                  lambda seen, state: _look(seen, state, score, piles[1]), state, seen)
 
-# %% ../nbs/10_experiments.ipynb #a0762a18
+# %% ../nbs/10_experiments.ipynb #9bf94987
 def _walk(task, store, unit, go, look, state, seen):
     try:
         while int(state.step) < task.steps:
@@ -175,7 +175,7 @@ def _walk(task, store, unit, go, look, state, seen):
         raise
     return state, seen
 
-# %% ../nbs/10_experiments.ipynb #28cc76fc
+# %% ../nbs/10_experiments.ipynb #c2f8ff9b
 def _found(store, unit):
     return next(record for record in store.records if record["unit"] == unit)
 
@@ -198,7 +198,7 @@ def _finish(task, store, unit, state, seen, coordinates, **more):
     store.finish(unit, {"runs": runs, **more})
     return runs
 
-# %% ../nbs/10_experiments.ipynb #48f8263d
+# %% ../nbs/10_experiments.ipynb #08a45afa
 def _standing(task, store, method, label):
     "Where the metaparameters of a method that does not move them stand, one setting for each seed."
     same = {"none": (1.0, 0.0, 1.0), "fixed": task.fixed, "standardised": (*task.fixed[:2], 2.0),
@@ -207,7 +207,7 @@ def _standing(task, store, method, label):
         return [(run["curve"]["beta1"][-1], 0.0, 1.0) for run in _found(store, f"gradient.{label}")["runs"]]
     return task.drawn if method == "random" else [same[method]] * len(task.seeds)
 
-# %% ../nbs/10_experiments.ipynb #20ee679c
+# %% ../nbs/10_experiments.ipynb #5885fe24
 def _run_method(task, store, method, label):
     "Train all seeds of a task by one method, unless it is in the store already."
     from distillnb import training
@@ -231,7 +231,7 @@ def _run_method(task, store, method, label):
             "route": forward_product(0.25) if method in QUARTERED else None}
     _finish(task, store, unit, *_train(task, store, unit, method, *given, **more), given[2])
 
-# %% ../nbs/10_experiments.ipynb #e6a9b9fd
+# %% ../nbs/10_experiments.ipynb #cd43f689
 def _study(task, store, method, seed, done):
     "Optuna's study of one seed, brought in line with the journal: `done` are its finished (setting, loss) pairs."
     import optuna
@@ -256,7 +256,7 @@ def _ranges(task):
     ranges = {name: FloatDistribution(*bounds) for name, bounds in weights.items()}
     return ranges | {"temperature": FloatDistribution(*task.bounds[2], log=True)}
 
-# %% ../nbs/10_experiments.ipynb #d15bc1ec
+# %% ../nbs/10_experiments.ipynb #ece6492e
 def _search(task, store, method, label):
     from distillnb.training import fixed
 
@@ -278,7 +278,7 @@ def _search(task, store, method, label):
 def _loss(run):
     return run["validation_loss"] if math.isfinite(run["validation_loss"]) else 1e9
 
-# %% ../nbs/10_experiments.ipynb #a2ba0ab3
+# %% ../nbs/10_experiments.ipynb #5481ff61
 def _teacher(store, name, protocol, scale, seeds, group):
     "The teacher of an image experiment as a Cache, trained or found in the store."
     from distillnb.models import Cache
@@ -297,7 +297,7 @@ def _teacher(store, name, protocol, scale, seeds, group):
         _finish(task, store, unit, state, seen, tasks.anywhere(), about=about)
     return Cache(*store.load(f"{unit}.table")[0])
 
-# %% ../nbs/10_experiments.ipynb #92c63dea
+# %% ../nbs/10_experiments.ipynb #03ba1f53
 def _chosen(store, method, label, r):
     "The unit whose student is a method's answer for replica r, and all units that were paid for it."
     if method not in SEARCHES:
@@ -323,7 +323,7 @@ def _judge(task, store, name, protocol, scale, methods, label):
                 "experiment": name, "protocol": protocol, "scale": scale, "method": method, "seed": seed, "validation_size": size,
                 "accuracy": _tested(task, store, unit, r, piles.get(method) or piles[methods[0]], tensors)}
 
-# %% ../nbs/10_experiments.ipynb #75237058
+# %% ../nbs/10_experiments.ipynb #a779dcaf
 def _tested(task, store, unit, r, pile, tensors):
     _, score = _problem(task.student, tasks.anywhere(), task.t_squared, None)
     arrays = [a[r : r + 1] for a in store.load(f"{unit}.student")[0]]
@@ -344,7 +344,7 @@ def _record(task, store, unit, paid, r):
         "stopped": run["stopped"],
     }
 
-# %% ../nbs/10_experiments.ipynb #6251172e
+# %% ../nbs/10_experiments.ipynb #70790fc2
 def run_experiment(
     name: str,  # a name in EXPERIMENTS
     protocol: str = "clean",  # a name in PROTOCOLS
@@ -368,7 +368,7 @@ def run_experiment(
         _write(store, configuration, records, environment, out)
     return records
 
-# %% ../nbs/10_experiments.ipynb #b23d3bce
+# %% ../nbs/10_experiments.ipynb #7c241539
 def _all(store, name, protocol, scale, methods, seeds, progress):
     from tqdm.auto import tqdm
 
@@ -389,12 +389,12 @@ def _all(store, name, protocol, scale, methods, seeds, progress):
                for record in _judge(_task(group), store, name, protocol, scale, methods, label)]
     return sorted(by_seed, key=lambda r: (methods.index(r["method"]), r["seed"]))
 
-# %% ../nbs/10_experiments.ipynb #c49cb733
+# %% ../nbs/10_experiments.ipynb #28feae8e
 def _write(store, configuration, records, environment, folder):
     text = "".join(json.dumps(record) + "\n" for record in records)
     (Path(folder) / "records.jsonl").write_text(text, encoding="utf-8")
     teachers = {record["unit"]: record["about"] for record in store.records if "about" in record}
     name, protocol, scale, methods, seeds = configuration.values()
     command = f"distillnb run {name} --protocol {protocol} --scale {scale} --seeds {len(seeds)} --methods {' '.join(methods)}"
-    about = {"command": command, "seeds": seeds, "teachers": teachers, "environment": environment}
+    about = {"command": command, "seeds": seeds, "teachers": teachers} | (environment or {})
     (Path(folder) / "environment.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@
 __all__ = ['read_records', 'paired', 'summarise', 'markdown_table', 'compare', 'markdown_comparison', 'write_tables', 'verdicts',
            'diagnose']
 
-# %% ../nbs/10b_tables.ipynb #f16fdcef
+# %% ../nbs/10b_tables.ipynb #f8d7110e
 import csv
 import json
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from .experiments import METHODS, PHASES
 
-# %% ../nbs/10b_tables.ipynb #9def1b52
+# %% ../nbs/10b_tables.ipynb #26957ce1
 def read_records(
     folder: Path,  # where an experiment was written
 ) -> list:
@@ -29,7 +29,7 @@ def read_records(
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a line that is not JSON ({error}); run the experiment again") from error
 
-# %% ../nbs/10b_tables.ipynb #44e9192f
+# %% ../nbs/10b_tables.ipynb #3d1a4791
 def paired(
     ours: list,  # accuracies of one method, one for each seed
     theirs: list,  # of another, for the same seeds
@@ -46,7 +46,7 @@ def paired(
     p = float(ttest_rel(ours, theirs).pvalue)
     return {"gain": float(gains.mean()), "low": float(ends.low), "high": float(ends.high), "p": p}
 
-# %% ../nbs/10b_tables.ipynb #262a8519
+# %% ../nbs/10b_tables.ipynb #90a4bf3d
 def summarise(
     records: list,  # dicts, as `read_records` gives them
 ) -> list:  # one dict for each method, in the order of METHODS
@@ -72,14 +72,14 @@ def _row(method, runs, fixed):
     rounded = lambda value, digits: None if value is None else round(value, digits)
     return {
         "method": method, "n": len(runs), "accuracy_mean": round(mean["accuracy"], 4), "accuracy_sd": round(sd, 4),
-        "minus_fixed": rounded(found["gain"], 4), "p_value": rounded(found["p"], 6), "steps": round(mean["steps"]),
-        "plain_steps": round(mean["plain_steps"]), "hypergradients": round(mean["hypergradients"]),
-        "saved": round(mean["hypergradients_saved"]), "seconds": round(mean["seconds"], 3),
+        "steps": round(mean["steps"]), "hypergradients": round(mean["hypergradients"]), "seconds": round(mean["seconds"], 3),
+        "saved": round(mean["hypergradients_saved"]), "plain_steps": round(mean["plain_steps"]),
         "validation_accuracy_mean": round(mean["validation_accuracy"], 4),
+        "minus_fixed": rounded(found["gain"], 4), "p_value": rounded(found["p"], 6),
         "diverged": round(float(np.mean([r["stopped"] is not None for r in runs.values()])), 3),
     }
 
-# %% ../nbs/10b_tables.ipynb #d5bdcc6b
+# %% ../nbs/10b_tables.ipynb #7b0f62bb
 def markdown_table(
     rows: list,  # from `summarise`
 ) -> str:
@@ -97,7 +97,7 @@ def markdown_table(
 def _shown(value, form):
     return "" if value is None else "< 0.001" if form == ".3f" and value < 0.001 else format(value, form)
 
-# %% ../nbs/10b_tables.ipynb #26bda9d5
+# %% ../nbs/10b_tables.ipynb #7864528c
 def compare(
     records: list,  # dicts, as `read_records` gives them
     method: str = "gradient",  # whose gains
@@ -121,7 +121,7 @@ def markdown_comparison(
         lines.append(f"| {r['against']} | {r['n']} | {_shown(r['gain'], '+.4f')} | {interval} | {_shown(r['p'], '.3f')} |")
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/10b_tables.ipynb #14911c69
+# %% ../nbs/10b_tables.ipynb #158bba07
 def write_tables(
     records: list,  # dicts
     folder: Path,  # gets table.csv and table.md, and comparison.csv and .md if `gradient` was run beside others
@@ -139,7 +139,7 @@ def write_tables(
         (folder / f"{name}.md").write_text(markdown(lines), encoding="utf-8")
     return rows
 
-# %% ../nbs/10b_tables.ipynb #81150006
+# %% ../nbs/10b_tables.ipynb #19c3b25f
 def verdicts(
     record: dict,  # of one run
 ) -> list:  # of words
@@ -158,7 +158,7 @@ def verdicts(
     }
     return [word for word, true in suspicious.items() if true]
 
-# %% ../nbs/10b_tables.ipynb #6051702e
+# %% ../nbs/10b_tables.ipynb #fb9fda3a
 def diagnose(
     records: list,  # dicts, as `read_records` gives them
 ) -> dict:  # method -> {word: share of its runs}

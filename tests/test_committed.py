@@ -26,7 +26,7 @@ ALLOWED = {
     "tests/execute.py": {"a private address"},
 }
 COLUMNS = ["method", "n", "accuracy_mean", "accuracy_sd", "steps", "hypergradients", "seconds"]
-RESULTS = [ROOT / "results" / name for name in ("synthetic-clean", "synthetic-authors", "fashion-mnist")]
+RESULTS = [ROOT / "results" / name for name in ("synthetic-clean", "synthetic-authors", "fashion-mnist-clean")]
 
 
 def committed():
