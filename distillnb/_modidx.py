@@ -61,6 +61,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'distillnb.data.synthetic': ('data.html#synthetic', 'distillnb/data.py'),
                                 'distillnb.data.teacher_logits': ('data.html#teacher_logits', 'distillnb/data.py')},
             'distillnb.experiments': { 'distillnb.experiments._all': ('experiments.html#_all', 'distillnb/experiments.py'),
+                                       'distillnb.experiments._bounds': ('experiments.html#_bounds', 'distillnb/experiments.py'),
                                        'distillnb.experiments._chosen': ('experiments.html#_chosen', 'distillnb/experiments.py'),
                                        'distillnb.experiments._finish': ('experiments.html#_finish', 'distillnb/experiments.py'),
                                        'distillnb.experiments._flat': ('experiments.html#_flat', 'distillnb/experiments.py'),

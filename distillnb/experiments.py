@@ -330,6 +330,15 @@ def _tested(task, store, unit, r, pile, tensors):
     return score(arrays[:tensors], arrays[tensors:], pile)[0][0]
 
 
+def _bounds(coordinates):
+    "The least and the largest beta1, beta2 and T that coordinates can reach: where `project` sends points far away."
+    import tensorflow as tf
+
+    far = [tf.fill([len(coordinates.names)], end) for end in (-1e3, 1e3)]
+    ends = zip(*(coordinates.decode(coordinates.project(point)) for point in far), strict=True)
+    return [sorted(float(end) for end in pair) for pair in ends]
+
+
 def _record(task, store, unit, paid, r):
     run, dear = _found(store, unit)["runs"][r], (1.42 if unit.startswith("quarter") else 8 / 3) + (task.order == "authors")
     total = {key: sum(_found(store, u)["runs"][r][key] for u in paid) for key in ("steps", "hypergradients", "seconds")}
@@ -339,7 +348,8 @@ def _record(task, store, unit, paid, r):
         "validation_accuracy": run["validation_accuracy"], "bayes_accuracy": task.bayes, "steps": total["steps"],
         "hypergradients": total["hypergradients"], "hypergradients_saved": saved,
         "plain_steps": round(total["steps"] + (dear - 1) * total["hypergradients"], 1), "seconds": round(total["seconds"], 4),
-        "start": {k: v[0] for k, v in lam.items()}, "final": {k: v[1] for k, v in lam.items()}, "bounds": task.bounds,
+        "start": {k: v[0] for k, v in lam.items()}, "final": {k: v[1] for k, v in lam.items()},
+        "bounds": _bounds(task.coordinates),
         "curve": run["curve"], "measured_on": task.measured_on,
         "stopped": run["stopped"],
     }

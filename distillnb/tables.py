@@ -146,8 +146,8 @@ def verdicts(
     "What is suspicious about a run: pinned, silent, still, overfitted."
     learned = record["method"] == "gradient" or record["method"] in PHASES
     final, start = record["final"], record["start"]
-    at = lambda value, bounds: any(abs(value - b) <= 1e-3 * max(1.0, abs(b)) for b in bounds)
-    pinned = any(at(final[k], bounds) for k, bounds in zip(("beta1", "beta2", "temperature"), record["bounds"], strict=True))
+    inside = lambda value, low, high: low + 1e-3 * max(1, low) < value < high - 1e-3 * max(1, high)
+    pinned = not all(inside(final[k], *ends) for k, ends in zip(("beta1", "beta2", "temperature"), record["bounds"], strict=True))
     accuracy = record["validation_accuracy"]
     error = math.sqrt(max(accuracy * (1 - accuracy), 0.01) / record["validation_size"])
     suspicious = {
