@@ -2,7 +2,7 @@
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
-# make soak    kill real trainings a hundred times
+# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 31
 
 NAME ?= synthetic
 N ?= 1000
@@ -19,7 +19,7 @@ endif
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FACTS := settings.ini setup.py constraints.txt pyproject.toml
 
-.PHONY: run test lab nbs readme results bench gradcheck soak clean FORCE
+.PHONY: run test lab nbs readme results suites bench gradcheck soak clean FORCE
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -51,6 +51,15 @@ results/%: .venv/installed FORCE
 	distillnb run $(patsubst %-authors,%,$(patsubst %-clean,%,$*)) --protocol $(lastword $(subst -, ,$*)) --out runs/$* --resume
 	mkdir -p $@
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
+
+SUITES := suite-fashion-mnist suite-reduced-cifar10
+
+suites: $(SUITES:%=results/%-development) $(SUITES:%=results/%)
+
+results/suite-%: .venv/installed FORCE
+	distillnb suite $(patsubst %-development,%,$*) $(if $(filter %-development,$*),--development --seeds 5) --out runs/suite-$* --resume
+	mkdir -p $@
+	cd runs/suite-$* && cp records.jsonl environment.json table.md suite.png ../../$@
 
 FORCE:
 

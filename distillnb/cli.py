@@ -52,6 +52,7 @@ exit codes: 0 done, 1 failed, 2 asked for something that does not exist, 130 sto
 """
 COMMANDS = {
     "run": "train the students of one experiment with every method; write records, table and figures",
+    "suite": "every method in twelve regimes, where labels or teachers are bad; write records, tables and a figure",
     "table": "print the table of a folder again, and write it beside the records",
     "plot": "draw the figures of a folder again, beside the records",
     "bench": "time the routes to a hypergradient on this machine, in plain training steps",
@@ -85,17 +86,20 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="distillnb", description=ABOUT, epilog=HELP)
     top.add_argument("--version", action="version", version=f"distillnb {distillnb.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)")
-    run, table, plot, bench, _ = (commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items())
+    run, suite, table, plot, bench, _ = (commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items())
     run.epilog = HELP
     run.add_argument("name", metavar="NAME", help="an experiment: see distillnb list")
     run.add_argument("--protocol", default="clean", metavar="clean|authors",
                      help="clean: three disjoint piles, equal terms for all methods (default); authors: as published")
     run.add_argument("--scale", default="laptop", metavar="smoke|laptop|paper",
                      help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as it takes")
-    run.add_argument("--methods", nargs="+", metavar="METHOD", help="some methods only (default: all that there are)")
-    run.add_argument("--seeds", type=_count, metavar="N", help="how many runs of each method (default: by scale)")
-    run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME)")
-    run.add_argument("--resume", action="store_true", help="go on with what is in the folder; an empty one simply starts")
+    suite.add_argument("name", metavar="NAME", help="digits, fashion-mnist or reduced-cifar10")
+    suite.add_argument("--development", action="store_true", help="seeds and piles for choices; the test pile stays shut")
+    for command in (run, suite):
+        command.add_argument("--methods", nargs="+", metavar="METHOD", help="some methods only (default: all that there are)")
+        command.add_argument("--seeds", type=_count, metavar="N", help="runs of each method (default: by scale; suite: 10)")
+        command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME, runs/suite-NAME)")
+        command.add_argument("--resume", action="store_true", help="go on with what is in the folder; an empty one simply starts")
     for command in (table, plot):
         command.add_argument("folder", type=Path, metavar="DIR", help="a folder that distillnb run has written")
     bench.add_argument("--quick", action="store_true", help="the main rows only, in a minute or two")
@@ -125,9 +129,11 @@ def load_tensorflow() -> None:
 # %% ../nbs/12_cli.ipynb #0c024661
 def _list(arguments):
     from distillnb.experiments import METHODS
+    from distillnb.suite import POOLS, SUITE
     from distillnb.tasks import EXPERIMENTS, PROTOCOLS, SCALES
 
     names = {"experiments": EXPERIMENTS, "methods": METHODS, "protocols": PROTOCOLS, "scales": SCALES}
+    names["suites"] = dict.fromkeys(POOLS, f"{len(SUITE)} regimes, where labels or teachers are bad")
     for kind, known in names.items():
         print(f"{kind}:")
         for name, what in known.items():
@@ -217,6 +223,27 @@ def _run(arguments):
     print(tables.markdown_table(tables.write_tables(records, out)).rstrip())
     print(f"\n{out}: records.jsonl, environment.json, table.csv, table.md and {len(figures)} figures")
 
+# %% ../nbs/12_cli.ipynb #49c62416
+def _suite(arguments):
+    from distillnb import runs, suite
+
+    methods = [m for some in arguments.methods or [] for m in some.split(",") if m]
+    methods = [one_of("method", m, suite.METHODS) for m in methods] or None
+    asked = one_of("suite", arguments.name, suite.POOLS), arguments.seeds or 10, arguments.development
+    _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm")
+    from distillnb.figures import png
+
+    out = arguments.out or Path("runs") / f"suite-{arguments.name}"
+    out.mkdir(parents=True, exist_ok=True)
+    environment = runs.reproducible()
+    load_tensorflow()
+    records = suite.run_suite(*asked, methods=methods, out=out, resume=arguments.resume, progress=sys.stderr.isatty(),
+                              environment=environment)
+    told = suite.markdown_suite(records)
+    (out / "table.md").write_text(told, encoding="utf-8")
+    (out / "suite.png").write_bytes(png(suite.draw_suite({arguments.name: records})))
+    print(f"{told}\n{out}: records.jsonl, environment.json, table.md and suite.png")
+
 # %% ../nbs/12_cli.ipynb #e6ce405f
 _OPTIONAL = ("matplotlib", "PIL", "optuna", "scipy", "sklearn", "tqdm")
 
@@ -235,7 +262,7 @@ def _obey(words):
     if arguments.command is None:
         parser().print_help(sys.stderr)
         return 2
-    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list}[arguments.command](arguments)
+    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list, "suite": _suite}[arguments.command](arguments)
     return 0
 
 # %% ../nbs/12_cli.ipynb #058e19c4
@@ -249,7 +276,7 @@ def main(
         return end.code or 0
     except KeyboardInterrupt:
         words = list(sys.argv[1:] if argv is None else argv)
-        further = "; the same command with --resume goes on from here" if words[:1] == ["run"] else ""
+        further = "; the same command with --resume goes on from here" if words[:1] in (["run"], ["suite"]) else ""
         return _say(f"stopped by Ctrl-C{further}", 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]

@@ -17,7 +17,7 @@ def distillnb(*words, before="", cwd):
     return subprocess.run([sys.executable, "-c", before + COMMAND, *words], cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("line", ["--version", "--help", "list", "run --help", "table --help"])
+@pytest.mark.parametrize("line", ["--version", "--help", "list", "run --help", "suite --help", "table --help"])
 def test_information_goes_to_the_output(line, tmp_path):
     result = distillnb(*line.split(), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout
@@ -26,7 +26,7 @@ def test_information_goes_to_the_output(line, tmp_path):
 @pytest.mark.parametrize(
     ("line", "cure"),
     [
-        ("runn synthetic", "run, table, plot, bench, list"),
+        ("runn synthetic", "run, suite, table, plot, bench, list"),
         ("run sinthetic", "did you mean synthetic?"),
         ("run synthetic --methods none,gradeint", "did you mean gradient?"),
         ("run synthetic --protocol honest", "clean, authors"),
@@ -35,6 +35,8 @@ def test_information_goes_to_the_output(line, tmp_path):
         ("run synthetic --seeds many", "whole number from 1"),
         ("run synthetic --colour red", "--help"),
         ("run", "--help"),
+        ("suite fashon-mnist", "did you mean fashion-mnist?"),
+        ("suite digits --methods labels,gradeint", "did you mean gradient?"),
         ("plot runs/synthetic", "distillnb run synthetic"),
     ],
 )
@@ -50,7 +52,7 @@ def test_no_command_shows_the_help_and_fails(tmp_path):
     assert result.returncode == 2 and "examples:" in result.stderr
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "list", "run --help", "run sinthetic", "table nowhere"])
+@pytest.mark.parametrize("line", ["--help", "--version", "list", "run --help", "run sinthetic", "suite nothing", "table nowhere"])
 def test_nothing_heavy_is_loaded_without_need(line, tmp_path):
     code = f"from distillnb.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

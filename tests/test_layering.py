@@ -21,15 +21,17 @@ ARROWS = {
     "experiments": ("tasks", "models", "losses", "hypergradient", "training", "runs"),
     "tables": ("experiments",),
     "regimes": ("losses",),
+    "suite": ("data", "models", "optimizers", "training", "regimes", "tasks", "experiments", "tables", "runs", "figures"),
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
-    "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost"),
+    "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost", "suite"),
 }
 NO_TENSORFLOW = [  # when imported
-    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "figures", "cli", "cost"
+    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "suite", "figures", "cli", "cost"
 ]
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
     "experiments": {"tqdm"},
+    "suite": {"tqdm"},
 }  # what a module may import beyond the base requirements
 MODULES = {
     path.stem: ast.parse(path.read_text(encoding="utf-8"))
