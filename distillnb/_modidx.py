@@ -361,6 +361,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'distillnb.suite._prepared': ('suite.html#_prepared', 'distillnb/suite.py'),
                                  'distillnb.suite._promise': ('suite.html#_promise', 'distillnb/suite.py'),
                                  'distillnb.suite._reduced_cifar10': ('suite.html#_reduced_cifar10', 'distillnb/suite.py'),
+                                 'distillnb.suite._seconds': ('suite.html#_seconds', 'distillnb/suite.py'),
                                  'distillnb.suite._student': ('suite.html#_student', 'distillnb/suite.py'),
                                  'distillnb.suite._table': ('suite.html#_table', 'distillnb/suite.py'),
                                  'distillnb.suite._taught': ('suite.html#_taught', 'distillnb/suite.py'),

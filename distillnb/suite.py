@@ -20,9 +20,10 @@ from . import data, experiments, regimes, tasks
 from .runs import Store, write_file
 
 # %% ../nbs/10d_suite.ipynb #409a560f
+_CLEAN = regimes.Regime()
 SUITE = {name: (regime, 1.0, False) for name, regime in regimes.REGIMES.items()}  # what is wrong, piles of usual size, foreign?
-SUITE |= {"foreign": (regimes.Regime(), 1.0, True)}
-SUITE |= {name: (regimes.Regime(), size, False) for name, size in {"tiny pile": 0.4, "large pile": 4.0, "huge pile": 10.0}.items()}
+SUITE |= {"foreign": (_CLEAN, 1.0, True)}
+SUITE |= {"tiny pile": (_CLEAN, 0.4, False), "large pile": (_CLEAN, 4.0, False), "huge pile": (_CLEAN, 10.0, False)}
 
 # %% ../nbs/10d_suite.ipynb #19d5a0a4
 class Pool(NamedTuple):
@@ -45,7 +46,7 @@ class Sizes(NamedTuple):
     hidden: int  # units of the student
 
 
-SIZES = {"digits": Sizes(60, 100, 100, 16), "fashion-mnist": Sizes(500, 500, 2000, 64), "reduced-cifar10": Sizes(500, 500, 2000, 64)}
+SIZES = {"digits": Sizes(60, 100, 100, 16), **dict.fromkeys(["fashion-mnist", "reduced-cifar10"], Sizes(500, 500, 2000, 64))}
 
 # %% ../nbs/10d_suite.ipynb #d6850ca1
 def _taught(model, x, y, epochs, seed, asked):
@@ -59,7 +60,8 @@ def _taught(model, x, y, epochs, seed, asked):
 def _digits(told=None):
     from distillnb.models import mlp
 
-    (train, validation, test, teacher), net = data.digits(0, train=700, validation=200, teacher=500), lambda seed: mlp((8, 8, 1), (64,), 10, seed)
+    net = lambda seed: mlp((8, 8, 1), (64,), 10, seed)
+    train, validation, test, teacher = data.digits(0, train=700, validation=200, teacher=500)
     x, y = np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y])
     turned = np.rot90(teacher.x, axes=(1, 2)).copy()
     told = told or [_taught(net(7), teacher.x, teacher.y, 30, 7, x), _taught(net(8), turned, teacher.y, 30, 8, x)]
@@ -83,7 +85,7 @@ def _prepared(name):
     return scaled(x), label(y), scaled(x_test), label(y_test)
 
 # %% ../nbs/10d_suite.ipynb #98a68f9b
-_CHANNELS = np.float32([[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]) / 255  # CIFAR-10's mean and deviation, as everybody takes them
+_CHANNELS = np.float32([[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]) / 255  # CIFAR-10's mean and deviation
 
 
 def _half(x):
@@ -288,8 +290,8 @@ def _judge(store, pool, configuration, development):
     for (regime, method), units in todo.items():
         best = [max(units, key=lambda unit: _promise(unit["runs"][r])) for r in range(len(seeds))]
         accuracy = _tested(store, pool, SIZES[name], [unit["unit"] for unit in best], regime, seeds, development)
-        yield {"suite": name, "regime": regime, "method": method, "pile": "development" if development else "test", "seeds": seeds,
-               "accuracy": accuracy, **_cost(units, best, steps)}
+        yield {"suite": name, "regime": regime, "method": method, "pile": "development" if development else "test",
+               "seeds": seeds, "accuracy": accuracy, **_cost(units, best, steps)}
 
 
 def _promise(run):
@@ -350,16 +352,20 @@ def overall(
 
     table, best = _table(records), hindsight(records)
     mean = {m: np.mean([table[regime, m] for regime in best], 0) for m in dict.fromkeys(m for _, m in table)}
-    gaps = {m: {regime: float(table[regime, m].mean()) - best[regime][1] for regime in best} for m in mean}
-    seconds = {m: float(np.mean([r["seconds"] for r in records if r["method"] == m])) for m in mean}
-    stopped = {m: sum(why is not None for r in records if r["method"] == m for why in r["stopped"]) for m in mean}
-    plain = np.mean([seconds[m] for m in mean if m in STILL and m != "standardised"] or [np.nan])
-    rows = [{
-        "method": m, "n": len(mean[m]), "accuracy": float(mean[m].mean()), "sd": float(mean[m].std(ddof=1)) if len(mean[m]) > 1 else 0.0,
-        **{key: value for key, value in paired(mean[ours], mean[m]).items() if m != ours},
-        "worst": min(gaps[m], key=gaps[m].get), "gap": min(gaps[m].values()), "plain_runs": seconds[m] / plain, "diverged": stopped[m],
-    } for m in mean]
+    plain = np.mean([_seconds(records, m) for m in STILL if m in mean])
+    rows = []
+    for m, of in mean.items():
+        gap = {regime: float(table[regime, m].mean()) - top for regime, (_, top) in best.items()}
+        gain = {} if m == ours else paired(mean[ours], of)
+        stopped = sum(why is not None for r in records if r["method"] == m for why in r["stopped"])
+        sd = float(of.std(ddof=min(1, len(of) - 1)))
+        rows.append({"method": m, "n": len(of), "accuracy": float(of.mean()), "sd": sd, **gain, "worst": min(gap, key=gap.get),
+                     "gap": min(gap.values()), "plain_runs": _seconds(records, m) / plain, "diverged": stopped})
     return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def _seconds(records, method):
+    return float(np.mean([record["seconds"] for record in records if record["method"] == method]))
 
 # %% ../nbs/10d_suite.ipynb #3a99daad
 def markdown_overall(
@@ -377,7 +383,7 @@ def markdown_overall(
                      f"{100 * r['gap']:+.1f} ({r['worst']}) | {r['plain_runs']:.2f} |")
     return "\n".join(lines) + "\n"
 
-
+# %% ../nbs/10d_suite.ipynb #df6ef87a
 def markdown_regimes(
     records: list,  # of a suite
     methods: tuple = (*LEARNED, "insured"),  # those of them that are there are shown beside the best setting in hindsight
@@ -391,7 +397,7 @@ def markdown_regimes(
         lines.append(f"| {regime} | {who} {100 * top:.1f} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
-
+# %% ../nbs/10d_suite.ipynb #710fb5c7
 def markdown_suite(
     records: list,  # of a suite
 ) -> str:
@@ -401,6 +407,20 @@ def markdown_suite(
     return markdown_overall(overall(records, ours), ours) + "\n" + markdown_regimes(records)
 
 # %% ../nbs/10d_suite.ipynb #aef03501
+def _panel(ax, table, names, figures):
+    still = [m for m in STILL if (names[0], m) in table]
+    for row, regime in enumerate(names):
+        values = [table[regime, m].mean() for m in still]
+        ax.plot([min(values), max(values)], [row, row], color="#DDDDDD", lw=1, zorder=1)
+        ax.scatter(values, [row] * len(values), s=14, color=figures.GREY, lw=0, zorder=2, label=None if row else "standing still")
+    for method, (label, colour, marker, size) in SHOWN.items():
+        if (names[0], method) in table:
+            means, look = [table[regime, method].mean() for regime in names], dict(marker=marker, s=size, label=label)
+            ax.scatter(means, range(len(names)), color=getattr(figures, colour), **look, lw=0, zorder=3)
+    ax.set_yticks(range(len(names)), labels=names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+
+# %% ../nbs/10d_suite.ipynb #e34ee268
 SHOWN = {  # label, colour, marker, size
     "random-search": ("random search", "GREEN", "D", 14), "gradient": ("gradient", "BLUE", "o", 34),
     "lines": ("lines", "ORANGE", "s", 20), "insured": ("lines, insured", "VERMILLION", "*", 60),
@@ -421,17 +441,3 @@ def draw_suite(
             ax.set(title=f"{title}, {len(records[0]['seeds'])} seeds", xlabel=f"accuracy on the {records[0]['pile']} pile")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def _panel(ax, table, names, figures):
-    still = [m for m in STILL if (names[0], m) in table]
-    for row, regime in enumerate(names):
-        values = [table[regime, m].mean() for m in still]
-        ax.plot([min(values), max(values)], [row, row], color="#DDDDDD", lw=1, zorder=1)
-        ax.scatter(values, [row] * len(values), s=14, color=figures.GREY, lw=0, zorder=2, label=None if row else "standing still")
-    for method, (label, colour, marker, size) in SHOWN.items():
-        if (names[0], method) in table:
-            means, look = [table[regime, method].mean() for regime in names], {"color": getattr(figures, colour), "marker": marker}
-            ax.scatter(means, range(len(names)), s=size, **look, lw=0, zorder=3, label=label)
-    ax.set_yticks(range(len(names)), labels=names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
