@@ -384,6 +384,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'distillnb.tables._by_method': ('tables.html#_by_method', 'distillnb/tables.py'),
                                   'distillnb.tables._row': ('tables.html#_row', 'distillnb/tables.py'),
                                   'distillnb.tables._shown': ('tables.html#_shown', 'distillnb/tables.py'),
+                                  'distillnb.tables.beside_paper': ('tables.html#beside_paper', 'distillnb/tables.py'),
                                   'distillnb.tables.compare': ('tables.html#compare', 'distillnb/tables.py'),
                                   'distillnb.tables.diagnose': ('tables.html#diagnose', 'distillnb/tables.py'),
                                   'distillnb.tables.markdown_comparison': ('tables.html#markdown_comparison', 'distillnb/tables.py'),
