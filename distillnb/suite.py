@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
     "How many images a deal takes out of a pool."
 
     train: int  # in a pile of usual size
-    validation: int
+    validation: int  # in the pile that is looked at while learning
     development: int  # for the choices that were made before the last look
     hidden: int  # units of the student
 
@@ -217,30 +217,6 @@ def check_suite(
         raise ValueError(f"methods {methods} are compared with settings that stand still; add one, for example 'labels'")
     return [r for r in SUITE if names is None or r in names], [m for m in METHODS if methods is None or m in methods]
 
-# %% ../nbs/10d_suite.ipynb #9d808a1e
-def run_suite(
-    name: str,  # a name in POOLS
-    seeds: int = 10,  # how many
-    development: bool = False,  # seeds from 1000 on and their development piles, in place of the test pile?
-    names: list | None = None,  # of regimes; None: all
-    methods: list | None = None,  # names in METHODS; None: all
-    steps: int = 1500,  # of each student, >= 1
-    out: Path | None = None,  # folder for store, records and environment; None: nothing is kept
-    resume: bool = False,  # go on with what is in the folder
-    progress: bool = True,  # a bar on the terminal
-    environment: dict | None = None,  # from `runs.reproducible`; None: the same bits are not promised
-) -> list:  # one record for each regime and method
-    "Train every method in every regime, then judge once. Raises as `check_suite`, `deal` and `Store`."
-    names, methods = check_suite(name, names, methods, seeds, steps)
-    numbers = [1000 * development + i for i in range(seeds)]
-    configuration = {"suite": name, "regimes": names, "methods": methods, "seeds": numbers, "steps": steps}
-    with tempfile.TemporaryDirectory() as nowhere, Store(out or nowhere, configuration, resume, environment) as store:
-        pool = _pool(store, name)
-        records = list(_walk(store, pool, configuration, development, progress))
-        if out is not None:
-            _write(Path(out), records, configuration, environment)
-    return records
-
 # %% ../nbs/10d_suite.ipynb #2b96f3f8
 def _pool(store, name):
     "The pool of a suite, with its teachers' answers trained or found in the store."
@@ -328,6 +304,30 @@ def _write(folder, records, configuration, environment):
     lines = "".join(json.dumps(record) + "\n" for record in records)
     write_file(folder / "records.jsonl", lines.encode())
     write_file(folder / "environment.json", (json.dumps(configuration | (environment or {}), indent=2) + "\n").encode())
+
+# %% ../nbs/10d_suite.ipynb #9d808a1e
+def run_suite(
+    name: str,  # a name in POOLS
+    seeds: int = 10,  # how many
+    development: bool = False,  # seeds from 1000 on and their development piles, in place of the test pile?
+    names: list | None = None,  # of regimes; None: all
+    methods: list | None = None,  # names in METHODS; None: all
+    steps: int = 1500,  # of each student, >= 1
+    out: Path | None = None,  # folder for store, records and environment; None: nothing is kept
+    resume: bool = False,  # go on with what is in the folder
+    progress: bool = True,  # a bar on the terminal
+    environment: dict | None = None,  # from `runs.reproducible`; None: the same bits are not promised
+) -> list:  # one record for each regime and method
+    "Train every method in every regime, then judge once. Raises as `check_suite`, `deal` and `Store`."
+    names, methods = check_suite(name, names, methods, seeds, steps)
+    numbers = [1000 * development + i for i in range(seeds)]
+    configuration = {"suite": name, "regimes": names, "methods": methods, "seeds": numbers, "steps": steps}
+    with tempfile.TemporaryDirectory() as nowhere, Store(out or nowhere, configuration, resume, environment) as store:
+        pool = _pool(store, name)
+        records = list(_walk(store, pool, configuration, development, progress))
+        if out is not None:
+            _write(Path(out), records, configuration, environment)
+    return records
 
 # %% ../nbs/10d_suite.ipynb #1f8038e0
 def _table(records):
