@@ -399,7 +399,7 @@ def markdown_regimes(
         lines.append(f"| {regime} | {who} {100 * top:.1f} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
-# %% ../nbs/10d_suite.ipynb #710fb5c7
+
 def markdown_suite(
     records: list,  # of a suite
 ) -> str:
@@ -435,8 +435,9 @@ def draw_suite(
     "Accuracy in each regime: settings that stand still in grey, what adapts in colour."
     from distillnb import figures
 
+    rows = max(len(hindsight(records)) for records in suites.values())
     with figures.matplotlib.rc_context(figures.STYLE):
-        figure = figures.Figure(figsize=(1.6 + 3.2 * len(suites), 4.6))
+        figure = figures.Figure(figsize=(1.6 + 3.2 * len(suites), 1.4 + 0.27 * rows))
         panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
         for ax, (title, records) in zip(panels, suites.items(), strict=True):
             _panel(ax, _table(records), list(hindsight(records)), figures)
