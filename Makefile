@@ -53,11 +53,13 @@ results/%: .venv/installed FORCE
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
 
 SUITES := suite-fashion-mnist suite-reduced-cifar10
+NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised half-free \
+  mostly-labels-free gradient lines
 
 suites: $(SUITES:%=results/%-development) $(SUITES:%=results/%)
 
 results/suite-%: .venv/installed FORCE
-	distillnb suite $(patsubst %-development,%,$*) $(if $(filter %-development,$*),--development --seeds 5) --out runs/suite-$* --resume
+	distillnb suite $(patsubst %-development,%,$*) $(if $(filter %-development,$*),--development --seeds 5 --methods $(NO_SEARCH)) --out runs/suite-$* --resume
 	mkdir -p $@
 	cd runs/suite-$* && cp records.jsonl environment.json table.md suite.png ../../$@
 

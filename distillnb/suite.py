@@ -279,9 +279,10 @@ def _tested(store, pool, sizes, best, regime, seeds, development):
     from distillnb.models import accuracy, logits
 
     student = _student(pool.x.shape[1:], sizes.hidden)(0)
-    piles, found = deal(pool, sizes, regime, seeds)[2], []
+    piles, found = deal(pool, sizes, regime, seeds)[2] if development else None, []
+    weights = {unit: store.load(f"{unit}.student")[0] for unit in set(best)}
     for r, unit in enumerate(best):
-        for variable, values in zip(student.trainable_variables, store.load(f"{unit}.student")[0], strict=True):
+        for variable, values in zip(student.trainable_variables, weights[unit], strict=True):
             variable.assign(values[r])
         x, y = (piles["x"][r], piles["y"][r]) if development else (pool.x_test, pool.y_test)
         found.append(round(accuracy(logits(student, x), y), 4))
@@ -299,11 +300,15 @@ def _cost(units, best, steps):
         "stopped": [run["stopped"] for run in chosen],
     }
 
-
+# %% ../nbs/10d_suite.ipynb #1f885612
 def _write(folder, records, configuration, environment):
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_file(folder / "records.jsonl", lines.encode())
-    write_file(folder / "environment.json", (json.dumps(configuration | (environment or {}), indent=2) + "\n").encode())
+    write_file(folder / "records.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    development = " --development" * (configuration["seeds"][0] >= 1000)
+    command = f"distillnb suite {configuration['suite']}{development} --seeds {len(configuration['seeds'])}"
+    about = {"command": f"{command} --methods {' '.join(configuration['methods'])}"} | configuration | (environment or {})
+    write_file(folder / "environment.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
 
 # %% ../nbs/10d_suite.ipynb #9d808a1e
 def run_suite(
