@@ -99,6 +99,25 @@ def read(folder):
     return rows, [json.loads(line) for line in text.splitlines()]
 
 
+SUITES = sorted((ROOT / "results").glob("suite-*/"))
+
+
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
+def test_suites_have_their_records_and_tables_say_what_they_say(folder):
+    from distillnb.suite import markdown_suite
+    from distillnb.tables import read_records
+
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    assert not {"command", "versions", "seeds", "threads", "regimes", "methods"} - environment.keys()
+    records = read_records(folder)
+    assert all(record["seeds"] == environment["seeds"] for record in records)
+    there, wanted = {(r["regime"], r["method"]) for r in records}, (environment["regimes"], environment["methods"])
+    assert there.issuperset((regime, method) for regime in wanted[0] for method in wanted[1])
+    assert all(record["pile"] == ("development" if folder.name.endswith("development") else "test") for record in records)
+    assert (folder / "table.md").read_text(encoding="utf-8") == markdown_suite(records)
+    assert (folder / "suite.png").exists()
+
+
 results = pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
 
 
