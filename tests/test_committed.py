@@ -26,7 +26,8 @@ ALLOWED = {
     "tests/execute.py": {"a private address"},
 }
 COLUMNS = ["method", "n", "accuracy_mean", "accuracy_sd", "steps", "hypergradients", "seconds"]
-RESULTS = [ROOT / "results" / name for name in ("synthetic-clean", "synthetic-authors", "fashion-mnist-clean")]
+CLEAN = ("synthetic-clean", "fashion-mnist-clean", "reduced-cifar10-clean")
+RESULTS = [ROOT / "results" / name for name in (*CLEAN, "synthetic-authors")]
 
 
 def committed():
