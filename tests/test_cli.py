@@ -120,8 +120,9 @@ def test_a_fault_of_ours_is_shown_in_full(tmp_path):
 def test_ctrl_c_is_one_line_and_130(tmp_path):
     code = FAKE.format(body="print('begun', flush=True); time.sleep(60)") + COMMAND
     command = [sys.executable, "-c", code, "run", "synthetic"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever starts the tests in the background has it ignored
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    with subprocess.Popen(command, cwd=tmp_path, **options) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
