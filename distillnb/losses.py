@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['soften', 'cross_entropy', 'soft_cross_entropy', 'soft_divergence', 'Metaparameters', 'hinton', 'Coordinates', 'box',
-           'smooth', 'distillation']
+           'smooth', 'on_logits', 'distillation']
 
 # %% ../nbs/03_losses.ipynb #7a0642d2
 from collections.abc import Callable
@@ -39,10 +39,12 @@ def soften(
 
 # %% ../nbs/03_losses.ipynb #2be6e227
 def cross_entropy(
-    labels,  # [...] integers in 0..classes-1
+    labels,  # [...] integers in 0..classes-1, or [..., classes] probabilities: one-hot, smoothed
     logits,  # [..., classes] the student's
 ):  # [...] nats, one value per example
-    "Cross-entropy of hard labels, per example. Raises InvalidArgumentError (NaN under XLA) for a label out of range."
+    "Cross-entropy of labels, per example. Raises InvalidArgumentError (NaN under XLA) for a label out of range."
+    if np.ndim(labels) == np.ndim(logits):
+        return tf.nn.softmax_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 # %% ../nbs/03_losses.ipynb #355597ca
@@ -168,24 +170,48 @@ def smooth(
     return _coordinates(low, high, tie, [inverse, inverse, np.log], [tf.nn.softplus, tf.nn.softplus, tf.exp])
 
 # %% ../nbs/03_losses.ipynb #08806500
+def on_logits(
+    call: Callable,  # weights, non_trainable, x, training -> logits [batch, classes], new non_trainable, list of penalties
+    loss: Callable,  # labels, logits, teacher_logits, lam -> [batch]
+    decode: Callable,  # point -> lam
+    lying: tuple = (),  # names of layers whose second derivatives cannot be trusted (chapter 05c)
+) -> Bilevel:  # batches are dicts with x and y, for the inner loss also teacher_logits; sample_weight if there is one
+    "Inner: the mean of a loss on logits, and penalties; outer: mean cross-entropy."
+    def _inner(weights, lam, batch, non_trainable=()):
+        z, new, penalties = call(weights, non_trainable, batch["x"], True)
+        losses = loss(batch["y"], _wide(z), batch["teacher_logits"], decode(lam))
+        return sum(penalties, _mean(losses, batch)), tf.nest.pack_sequence_as(non_trainable, tf.nest.flatten(new))
+
+    def _outer(weights, batch, non_trainable=()):
+        z, _, _ = call(weights, non_trainable, batch["x"], False)
+        return _mean(cross_entropy(batch["y"], _wide(z)), batch)
+
+    return Bilevel(_inner, _outer, lying)
+
+
+def _wide(z):
+    return tf.cast(z, tf.float32) if z.dtype == tf.bfloat16 else z
+
+
+def _mean(losses, batch):
+    return tf.reduce_mean(losses * tf.cast(batch["sample_weight"], losses.dtype) if "sample_weight" in batch else losses)
+
+# %% ../nbs/03_losses.ipynb #6effbd95
 def distillation(
     student,  # a built Keras model from x to logits [batch, classes]
     coordinates: Coordinates,  # what the point lam means: box() or smooth()
     t_squared: bool = False,  # multiply the soft term by T^2?
     soft: Callable = soft_cross_entropy,  # or soft_divergence
-) -> Bilevel:  # batches are dicts with x and y, for the inner loss also teacher_logits
+) -> Bilevel:  # batches as in `on_logits`
     "Inner: mean Hinton loss; outer: mean cross-entropy (slides). Raises ValueError if the student is not built."
     if not student.built:
         raise ValueError("the student has no weights yet: call it once on a batch, or give it an Input")
     student = safe(student)
 
-    def _inner(weights, lam, batch, non_trainable=()):
-        z, new = student.stateless_call(weights, non_trainable, batch["x"], training=True)
-        losses = hinton(batch["y"], z, batch["teacher_logits"], coordinates.decode(lam), t_squared, soft)
-        return tf.reduce_mean(losses), tf.nest.pack_sequence_as(non_trainable, tf.nest.flatten(new))
+    def _call(weights, non_trainable, x, training):
+        return student.stateless_call(weights, non_trainable, x, training=training, return_losses=True)
 
-    def _outer(weights, batch, non_trainable=()):
-        z, _ = student.stateless_call(weights, non_trainable, batch["x"], training=False)
-        return tf.reduce_mean(cross_entropy(batch["y"], z))
+    def _loss(labels, logits, teacher_logits, lam):
+        return hinton(labels, logits, teacher_logits, lam, t_squared, soft)
 
-    return Bilevel(_inner, _outer, lying(student))
+    return on_logits(_call, _loss, coordinates.decode, lying(student))
