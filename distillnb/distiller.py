@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALF', 'MetaDistiller', 'from_keras']
 
-# %% ../nbs/08_distiller.ipynb #5824ab7f
+# %% ../nbs/08_distiller.ipynb #fa808839
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from .losses import Coordinates, Metaparameters, smooth
 from .stepping import BilevelModel, array_of, as_keras
 from .training import FAULTS
 
-# %% ../nbs/08_distiller.ipynb #2d8a17c2
+# %% ../nbs/08_distiller.ipynb #02b627be
 def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
     train = x if batches.is_stream(x) else batches.whole(batches.as_pile(x, y, sample_weight))
     if meta_validation is None and batches.is_stream(train):
@@ -38,7 +38,7 @@ def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
 def _length(train, batch_size):
     return batches.stream(train)[1] if batches.is_stream(train) else -(-len(train["y"]) // batch_size)
 
-# %% ../nbs/08_distiller.ipynb #7d4dc8e5
+# %% ../nbs/08_distiller.ipynb #1415625d
 class _Preparing(BilevelModel):
     def _steps(self, count):
         if not count:
@@ -68,7 +68,7 @@ class _Preparing(BilevelModel):
         self._skip -= 1
         return self._skip >= 0
 
-# %% ../nbs/08_distiller.ipynb #52407fd4
+# %% ../nbs/08_distiller.ipynb #b27a06c8
 class _Trail(keras.callbacks.Callback):
     "Keeps the path of the metaparameters, and tells the callbacks after it what was saved."
 
@@ -91,7 +91,7 @@ class _Trail(keras.callbacks.Callback):
         logs["hypergradient_norm"] = float(model._pack(model._kept).memory["norm"][0])
         logs["hypergradients_saved"] = int(model.optimizer.iterations) - int(model.used)
 
-# %% ../nbs/08_distiller.ipynb #54601f27
+# %% ../nbs/08_distiller.ipynb #f6f23a2b
 class _Placing(_Preparing):
     def _place(self, callbacks, about, initial_epoch):
         "Where to begin, the callbacks in order, and the one among them that saves the training, if there is one."
@@ -106,7 +106,7 @@ class _Placing(_Preparing):
         self._skip, self._logs = at["calls"], at["logs"]
         return at, [_Trail(), *others, *([saver] if saver else [])], saver
 
-# %% ../nbs/08_distiller.ipynb #50e08dc4
+# %% ../nbs/08_distiller.ipynb #f6239a80
 class _Going(_Placing):
     def _go(self, pairs, epochs, place, options):
         at, callbacks, saver = place
@@ -122,7 +122,7 @@ class _Going(_Placing):
                 saver.close()
             self._tell_fault()
 
-# %% ../nbs/08_distiller.ipynb #900b4ac8
+# %% ../nbs/08_distiller.ipynb #eefc97fe
 class _Telling(_Going):
     def _tell_fault(self):
         rest = self._pack(self._kept)
@@ -130,7 +130,7 @@ class _Telling(_Going):
             warnings.warn(f"at step {int(rest.fault_step[0])} the {FAULTS[fault - 1]} was not finite: the student stands where "
                           "it was before; lower the learning rates or bound the metaparameters", stacklevel=4)
 
-# %% ../nbs/08_distiller.ipynb #aa7b3d4c
+# %% ../nbs/08_distiller.ipynb #c582a139
 class _Fit(_Telling):
     def fit(
         self,
@@ -157,7 +157,7 @@ class _Fit(_Telling):
         options |= {"validation_data": as_keras(validation_data), "steps_per_epoch": steps, "shuffle": False}
         return self._go(pairs, epochs, place, options)
 
-# %% ../nbs/08_distiller.ipynb #7bac3f3b
+# %% ../nbs/08_distiller.ipynb #97be5937
 HALF = Metaparameters(0.5, 0.5, 4.0)
 
 
@@ -176,7 +176,7 @@ class MetaDistiller(_Fit):
         "Raises ValueError for a student in float16, and for a start out of bounds."
         super().__init__(student, lambda batch: batches.told(teacher, batch), start or HALF, coordinates, loss, **options)
 
-# %% ../nbs/08_distiller.ipynb #c7a4c18d
+# %% ../nbs/08_distiller.ipynb #4246787f
 def from_keras(
     distiller: Any,  # a keras.distillation.Distiller with one LogitsDistillation
 ) -> MetaDistiller:
