@@ -43,12 +43,14 @@ readme: # code marked as Python, and the links of nbs/index.ipynb as seen from t
 	awk '/^```$$/ && ++n % 2 { $$0 = "```python" } 1' README.md > README.tmp && mv README.tmp README.md
 	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]{2}[a-z]?_),\1nbs/\2,g' README.md && rm README.md.bak
 
-RESULTS := synthetic-clean synthetic-authors fashion-mnist-clean reduced-cifar10-clean
+RESULTS := synthetic-clean synthetic-authors fashion-mnist-clean fashion-mnist-authors reduced-cifar10-clean reduced-cifar10-authors
+PUBLISHED := none fixed random gradient lines-10 tpe # the rows of the paper's table on CIFAR-10
 
 results: $(RESULTS:%=results/%) # each may be killed, and goes on
 
 results/%: .venv/installed FORCE
-	distillnb run $(patsubst %-authors,%,$(patsubst %-clean,%,$*)) --protocol $(lastword $(subst -, ,$*)) --out runs/$* --resume
+	distillnb run $(patsubst %-authors,%,$(patsubst %-clean,%,$*)) --protocol $(lastword $(subst -, ,$*)) \
+	  $(if $(filter reduced-cifar10-authors,$*),--methods $(PUBLISHED)) --out runs/$* --resume
 	mkdir -p $@
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
 

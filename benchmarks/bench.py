@@ -2,7 +2,7 @@
 
     make bench          or: python -m benchmarks.bench [--no-peers] [--only SECTION ...] [--out FILE]
 
-Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, peers. Each is written when it is done,
+Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, fit, peers. Each is written when it is done,
 and the others stay as they are in the file.
 
 One core for every framework. Whole runs through the public loop; runs that are compared take turns, and what is kept is the
@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,12 +27,13 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import workloads
-from distillnb import cost
+from distillnb import cost, training
 from distillnb.bilevel import Bilevel
+from distillnb.distiller import HALF, MetaDistiller
 from distillnb.horizons import unrolled
 from distillnb.hypergradient import one_step
-from distillnb.losses import cross_entropy
-from distillnb.optimizers import sgd
+from distillnb.losses import cross_entropy, distillation, smooth
+from distillnb.optimizers import adam, sgd
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = ("one_step", "one_step_quarter", "nested_tape", "forward_product", "finite_difference", "one_sided_difference",
@@ -192,6 +194,44 @@ def by_horizon():
             yield {"K": K, "route": label} | measured[label]
 
 
+def timed(go):
+    "A function that runs and returns the seconds; it has run once, so that all is compiled."
+    go()
+
+    def _seconds():
+        began = time.perf_counter()
+        go()
+        return time.perf_counter() - began
+
+    return _seconds
+
+
+def fitted():
+    "Seconds of `MetaDistiller.fit` in seconds of chapter 07's loop: the same data, batches, order and step."
+    size = 128
+    for name, steps in (("mlp", 200), ("conv", 60)):
+        rng, model = np.random.default_rng(0), cost.student(name)
+        normal = lambda *shape: rng.normal(size=(10 * size, *shape)).astype("float32")
+        draw = lambda: {"x": normal(*model.input_shape[1:]), "y": rng.integers(0, 10, 10 * size)}
+        lesson, judge = draw() | {"teacher_logits": normal(10)}, draw()
+        knobs, rule = smooth(tie="sum_to_one"), sgd(0.05)
+        move, problem = training.gradient(adam(0.01), knobs.project), distillation(model, knobs, t_squared=True)
+        state = training.start([v.numpy() for v in model.trainable_variables], knobs.encode(HALF), rule, move)
+        loop = lambda **way: training.train(problem, rule, move, state, lesson, judge, steps, (size, size), **way)
+        distiller = MetaDistiller(model)
+        distiller.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])
+        two_epochs = dict(batch_size=size, steps_per_epoch=steps // 2, epochs=2, verbose=0)
+        fit = lambda: distiller.fit(lesson, meta_validation=judge, **two_epochs)
+        one = dict(jit_compile=False, steps_per_call=1)
+        runs = {"plain": timed(lambda loop=loop: loop(**one)), "fit": timed(fit)}
+        if name == "mlp":
+            runs["loop, as chosen"] = timed(loop)
+        measured = cost.ratios(runs, 5)
+        for label in list(runs)[1:]:
+            say(f"  {name:8}{label:20}{measured[label]['ratio']:8.3f} of the loop, one step a call")
+            yield {"workload": name, "way": label} | measured[label]
+
+
 def memory():
     "MB that a route adds to a process that has everything else, at the peak, each in a process of its own."
     for name in ("conv", "resnet"):
@@ -228,7 +268,7 @@ def main():
 
         clients = [client for client in map(start, ("torch", "jax")) if client.names]
     sections = {"whole": lambda: whole(clients), "routes": lambda: every(routes), "memory": memory, "weights": by_weights,
-                "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon,
+                "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon, "fit": fitted,
                 "peers": lambda: every(lambda name: peers(name, clients)) if clients else ()}
     for title, rows in sections.items():
         if wanted(title):

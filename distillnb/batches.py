@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_pile', 'labelled', 'whole', 'drawn', 'is_stream', 'stream', 'read', 'refuse_overlap', 'split_off', 'told']
 
-# %% ../nbs/07b_batches.ipynb #0bd47276
+# %% ../nbs/07b_batches.ipynb #e4fd4924
 import warnings
 from typing import Any
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 from .models import Cache, logits, lookup
 from .training import batch_order
 
-# %% ../nbs/07b_batches.ipynb #1b2b05da
+# %% ../nbs/07b_batches.ipynb #7376a99c
 def as_pile(
     x: Any,  # inputs, an array or a nest of them; or all: a Pile, a dict with x and y, (x, y), (x, y, sample_weight)
     y: Any = None,  # labels, where x is inputs only
@@ -36,7 +36,7 @@ def as_pile(
     pile |= {"sample_weight": sample_weight} if sample_weight is not None else {}
     return {name: value for name, value in pile.items() if value is not None}
 
-# %% ../nbs/07b_batches.ipynb #5e34daf3
+# %% ../nbs/07b_batches.ipynb #5563017d
 def labelled(
     batch: dict,  # with y: integers [n] or [n, 1], or one-hot [n, classes]
     class_weight: dict | None = None,  # label -> weight; labels that are not there weigh 1
@@ -51,7 +51,7 @@ def labelled(
         batch = batch | {"sample_weight": weight * tf.cast(batch.get("sample_weight", 1.0), tf.float32)}
     return batch | {"y": y}
 
-# %% ../nbs/07b_batches.ipynb #dda710d5
+# %% ../nbs/07b_batches.ipynb #4757c340
 def whole(
     pile: dict,  # arrays, [n, ...] each; x may be a nest of them
     name: str = "train",  # for the message
@@ -64,23 +64,21 @@ def whole(
         raise ValueError(f"the {name} pile wants arrays of one length, at least 1, got {found}; cut them together")
     return pile
 
-# %% ../nbs/07b_batches.ipynb #336d32a4
+# %% ../nbs/07b_batches.ipynb #f362ef1e
 def drawn(
     pile: dict,  # tensors, from `whole`
     purpose: str,  # "train" or "validation": separate streams of chapter 07
     batch_size: int,  # examples in a batch; the whole pile if it is smaller
     seed: int,  # of the order
     first: int,  # number of the first step
+    count: int,  # how many steps
 ) -> tf.data.Dataset:
-    "An endless stream of batches from a pile, from a given step on. Raises ValueError for a batch size below 1."
-    n, chunk = len(pile["y"]), 100
-    size = min(batch_size, n)
-    batch_order(seed, purpose, n, size, first, 1)
-    rows = lambda: (batch_order(seed, purpose, n, size, step, chunk) for step in range(first, 2**31, chunk))
-    drawn_rows = tf.data.Dataset.from_generator(rows, output_signature=tf.TensorSpec([chunk, size], tf.int32))
-    return drawn_rows.unbatch().map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), pile))
+    "The batches of a pile, from a given step on. Raises ValueError for a batch size below 1."
+    n = len(pile["y"])
+    order = batch_order(seed, purpose, n, min(batch_size, n), first, count)
+    return tf.data.Dataset.from_tensor_slices(order).map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), pile))
 
-# %% ../nbs/07b_batches.ipynb #c4f86453
+# %% ../nbs/07b_batches.ipynb #a239e17c
 def is_stream(
     data: Any,  # anything
 ) -> bool:
@@ -105,7 +103,7 @@ def stream(
     like = tf.nest.map_structure(loose, data[0])
     return tf.data.Dataset.from_generator(_epochs, output_signature=like), len(data)
 
-# %% ../nbs/07b_batches.ipynb #34133abf
+# %% ../nbs/07b_batches.ipynb #ddd382d2
 def read(
     data: Any,  # a tf.data.Dataset or a keras.utils.PyDataset
     class_weight: dict | None = None,  # label -> weight
@@ -114,7 +112,7 @@ def read(
     named = lambda *parts: labelled(as_pile(parts[0] if len(parts) == 1 else parts), class_weight)
     return stream(data)[0].map(named)
 
-# %% ../nbs/07b_batches.ipynb #e745d6e9
+# %% ../nbs/07b_batches.ipynb #04ea735c
 def refuse_overlap(
     pile: dict,  # x and y, perhaps ids: the one that judges
     other: dict,  # the train pile or the test pile
@@ -135,7 +133,7 @@ def _marks(pile, by_ids):
     flat = [np.asarray(a) for a in tf.nest.flatten(pile["x"])]
     return {hash(b"".join(row.tobytes() for row in rows)) for rows in zip(*flat, strict=True)}
 
-# %% ../nbs/07b_batches.ipynb #dcdc2bdf
+# %% ../nbs/07b_batches.ipynb #f0528889
 def split_off(
     pile: dict,  # tensors, from `whole`
     seed: int,  # of the draw
@@ -151,7 +149,7 @@ def split_off(
     take = lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, np.sort(rows)), pile)
     return take(order[cut:]), take(order[:cut])
 
-# %% ../nbs/07b_batches.ipynb #0c0c44c7
+# %% ../nbs/07b_batches.ipynb #be2be58a
 def told(
     teacher: Any,  # a Keras model, a Cache of chapter 02, or None
     batch: dict,  # a pile from `whole`, or a batch while a graph is traced
@@ -169,7 +167,7 @@ def told(
         return batch | {"teacher_logits": tf.constant(answers)}
     return batch | {"teacher_logits": teacher(batch["x"], training=False)}
 
-# %% ../nbs/07b_batches.ipynb #875fe72b
+# %% ../nbs/07b_batches.ipynb #c8885df6
 def _looked_up(cache, batch):
     if "ids" not in batch:
         raise ValueError("a Cache is read by sample id: give a pile with ids, such as {'x': ..., 'y': ..., 'ids': ...}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Resume', 'LearnedSchedule']
 
-# %% ../nbs/08b_callbacks.ipynb #8c53d03e
+# %% ../nbs/08b_callbacks.ipynb #7f18c073
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import tensorflow as tf
 from .losses import Metaparameters, hinton
 from .runs import Store, write_file
 
-# %% ../nbs/08b_callbacks.ipynb #e954d44f
+# %% ../nbs/08b_callbacks.ipynb #e9cf201c
 def _remembered(callbacks):
     "The public numbers of callbacks, and their lists of arrays."
     numbers, arrays = {}, {}
@@ -41,7 +41,7 @@ def _remind(callbacks, numbers, arrays):
         before = getattr(callbacks[int(i)], name) if int(j) else []
         setattr(callbacks[int(i)], name, [*before, array])
 
-# %% ../nbs/08b_callbacks.ipynb #3e7cee7b
+# %% ../nbs/08b_callbacks.ipynb #0857984c
 def _learned(model):
     "The variables that a step of a MetaDistiller reads and leaves."
     student = model.student
@@ -57,7 +57,7 @@ def _gathered(model):
 def _numbered(kind, variables):
     return {f"{kind} {i}": tf.convert_to_tensor(v).numpy() for i, v in enumerate(variables)}
 
-# %% ../nbs/08b_callbacks.ipynb #06d250e1
+# %% ../nbs/08b_callbacks.ipynb #1ff3edc8
 class _Held(keras.callbacks.Callback):
     def __init__(
         self,
@@ -84,7 +84,7 @@ class _Held(keras.callbacks.Callback):
             model._path = list(self._arrays["path"])
         return self._notes
 
-# %% ../nbs/08b_callbacks.ipynb #5ca0eb81
+# %% ../nbs/08b_callbacks.ipynb #e59fdf53
 class _Saving(_Held):
     def close(self) -> None:
         "Let go of the folder; `fit` calls it."
@@ -99,7 +99,7 @@ class _Saving(_Held):
         arrays |= _numbered("variable", _learned(self.model)) | _numbered("metric", _gathered(self.model))
         self._store.save("fit", arrays | {"path": np.stack(self.model._path)}, self._notes)
 
-# %% ../nbs/08b_callbacks.ipynb #31f96fc4
+# %% ../nbs/08b_callbacks.ipynb #e07bc772
 class _Returning(_Saving):
     def _save(self, logs):
         done = int(self.model.optimizer.iterations) - self._first
@@ -108,6 +108,8 @@ class _Returning(_Saving):
     def _bring_back(self):
         for i, variable in enumerate(_gathered(self.model)):
             variable.assign(self._arrays[f"metric {i}"])
+        if not self._notes["calls"]:  # a new epoch: what is there is of the last one
+            self.model.reset_metrics()
         _remind(self._others, self._notes["numbers"], {key: a for key, a in self._arrays.items() if key[0].isdigit()})
         self._retell()
 
@@ -117,7 +119,7 @@ class _Returning(_Saving):
         history.epoch, history.history = [*self._notes["epochs"]], {k: [*v] for k, v in self._notes["history"].items()}
         self._arrays = None
 
-# %% ../nbs/08b_callbacks.ipynb #d82dab0d
+# %% ../nbs/08b_callbacks.ipynb #db31ea43
 class _Hooks(_Returning):
     def on_epoch_begin(
         self,
@@ -145,7 +147,7 @@ class _Hooks(_Returning):
             self._save({})
         print(f"stopped; the same fit with Resume({str(self._folder)!r}) goes on from here")
 
-# %% ../nbs/08b_callbacks.ipynb #a78f054e
+# %% ../nbs/08b_callbacks.ipynb #f3986eb6
 class _Ends(_Hooks):
     def on_epoch_end(
         self,
@@ -173,7 +175,7 @@ class _Ends(_Hooks):
 class Resume(_Ends):
     "Save a fit of a MetaDistiller while it runs; after a kill the same fit goes on, to the same bits. Raises as `Store`."
 
-# %% ../nbs/08b_callbacks.ipynb #d7ef5565
+# %% ../nbs/08b_callbacks.ipynb #a7f4e6c1
 class _Schedule(keras.callbacks.Callback):
     def at(
         self,
@@ -198,7 +200,7 @@ class _Schedule(keras.callbacks.Callback):
         "Read a schedule. ValueError for a file that holds none."
         return cls(json.loads(Path(path).read_text(encoding="utf-8")))
 
-# %% ../nbs/08b_callbacks.ipynb #dc5a60d7
+# %% ../nbs/08b_callbacks.ipynb #71f33914
 class _Playing(_Schedule):
     def loss(
         self,
@@ -228,7 +230,7 @@ def _tell(distiller, beta1, beta2, temperature):
     distiller.distillation_loss_weights = [beta2 / (1 - beta1)]  # which Keras multiplies by 1 - beta1
     distiller.make_train_function(force=True)
 
-# %% ../nbs/08b_callbacks.ipynb #551816c7
+# %% ../nbs/08b_callbacks.ipynb #79dadc44
 class LearnedSchedule(_Playing):
     "A learned trajectory as a schedule for another training. ValueError for one that is none."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALF', 'MetaDistiller', 'from_keras']
 
-# %% ../nbs/08_distiller.ipynb #fa808839
+# %% ../nbs/08_distiller.ipynb #d28a5bd1
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from .losses import Coordinates, Metaparameters, smooth
 from .stepping import BilevelModel, array_of, as_keras
 from .training import FAULTS
 
-# %% ../nbs/08_distiller.ipynb #02b627be
+# %% ../nbs/08_distiller.ipynb #ee0c9227
 def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
     train = x if batches.is_stream(x) else batches.whole(batches.as_pile(x, y, sample_weight))
     if meta_validation is None and batches.is_stream(train):
@@ -38,21 +38,22 @@ def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
 def _length(train, batch_size):
     return batches.stream(train)[1] if batches.is_stream(train) else -(-len(train["y"]) // batch_size)
 
-# %% ../nbs/08_distiller.ipynb #1415625d
+# %% ../nbs/08_distiller.ipynb #cc98d7b1
 class _Preparing(BilevelModel):
     def _steps(self, count):
-        if not count:
-            raise ValueError("nobody knows how many batches this stream has: give steps_per_epoch")
-        return -(-count // self.steps_per_execution) * self.steps_per_execution
+        if count:
+            return -(-count // self.steps_per_execution) * self.steps_per_execution
+        raise ValueError("nobody knows how many batches this stream has: give steps_per_epoch")
 
-    def _paired(self, piles, batch_size, seed, began, class_weight):
-        step, (train, judge) = int(self.optimizer.iterations), piles
+    def _paired(self, piles, batch_size, seed, at, end, class_weight):
+        (train, judge), step, count = piles, int(self.optimizer.iterations), max(1, end - at["done"])
         if not batches.is_stream(train):
             train = self._told(batches.labelled(train, class_weight))
-        parts = zip((train, judge), ("train", "validation"), (class_weight, None), strict=True)
-        both = [batches.read(pile, weights).skip(step - began) if batches.is_stream(pile)
-                else batches.drawn(batches.labelled(pile), purpose, batch_size, seed, step) for pile, purpose, weights in parts]
-        return tf.data.Dataset.zip(*both).prefetch(2)
+        read = lambda pile, weights: batches.read(pile, weights).skip(step - at["began"])
+        draw = lambda pile, purpose: batches.drawn(batches.labelled(pile), purpose, batch_size, seed, step, count)
+        both = [read(pile, weight) if batches.is_stream(pile) else draw(pile, purpose)
+                for pile, purpose, weight in ((train, "train", class_weight), (judge, "validation", None))]
+        return tf.data.Dataset.zip(*both).repeat().prefetch(2)
 
     def make_train_function(
         self,
@@ -68,7 +69,7 @@ class _Preparing(BilevelModel):
         self._skip -= 1
         return self._skip >= 0
 
-# %% ../nbs/08_distiller.ipynb #b27a06c8
+# %% ../nbs/08_distiller.ipynb #6f337585
 class _Trail(keras.callbacks.Callback):
     "Keeps the path of the metaparameters, and tells the callbacks after it what was saved."
 
@@ -91,7 +92,7 @@ class _Trail(keras.callbacks.Callback):
         logs["hypergradient_norm"] = float(model._pack(model._kept).memory["norm"][0])
         logs["hypergradients_saved"] = int(model.optimizer.iterations) - int(model.used)
 
-# %% ../nbs/08_distiller.ipynb #f6f23a2b
+# %% ../nbs/08_distiller.ipynb #ac9fe307
 class _Placing(_Preparing):
     def _place(self, callbacks, about, initial_epoch):
         "Where to begin, the callbacks in order, and the one among them that saves the training, if there is one."
@@ -104,9 +105,10 @@ class _Placing(_Preparing):
             settings = {k: v for k, v in self.optimizer.get_config().items() if k not in ("name", "learning_rate")}
             at = saver.take_up(self, about | {"variables": shapes, "optimizer": settings}, others)
         self._skip, self._logs = at["calls"], at["logs"]
+        at = at | {"done": at["epoch"] * about["steps"] + at["calls"] * self.steps_per_execution}
         return at, [_Trail(), *others, *([saver] if saver else [])], saver
 
-# %% ../nbs/08_distiller.ipynb #f6239a80
+# %% ../nbs/08_distiller.ipynb #b2311a08
 class _Going(_Placing):
     def _go(self, pairs, epochs, place, options):
         at, callbacks, saver = place
@@ -122,15 +124,16 @@ class _Going(_Placing):
                 saver.close()
             self._tell_fault()
 
-# %% ../nbs/08_distiller.ipynb #eefc97fe
+# %% ../nbs/08_distiller.ipynb #72761b3c
 class _Telling(_Going):
     def _tell_fault(self):
         rest = self._pack(self._kept)
         if fault := int(rest.fault[0]):
-            warnings.warn(f"at step {int(rest.fault_step[0])} the {FAULTS[fault - 1]} was not finite: the student stands where "
-                          "it was before; lower the learning rates or bound the metaparameters", stacklevel=4)
+            step, what = int(rest.fault_step[0]), FAULTS[fault - 1]
+            warnings.warn(f"at step {step} the {what} was not finite: the student stands where it was before; "
+                          "lower the learning rates or bound the metaparameters", stacklevel=4)
 
-# %% ../nbs/08_distiller.ipynb #c582a139
+# %% ../nbs/08_distiller.ipynb #bcb3b257
 class _Fit(_Telling):
     def fit(
         self,
@@ -153,11 +156,11 @@ class _Fit(_Telling):
         steps = self._steps(steps_per_epoch or _length(piles[0], batch_size))
         self._ready(piles[0])
         place = self._place(callbacks, {"steps": steps, "batch_size": batch_size, "seed": seed}, initial_epoch)
-        pairs = self._paired(piles, batch_size, seed, place[0]["began"], class_weight)
+        pairs = self._paired(piles, batch_size, seed, place[0], epochs * steps, class_weight)
         options |= {"validation_data": as_keras(validation_data), "steps_per_epoch": steps, "shuffle": False}
         return self._go(pairs, epochs, place, options)
 
-# %% ../nbs/08_distiller.ipynb #97be5937
+# %% ../nbs/08_distiller.ipynb #d3db3df4
 HALF = Metaparameters(0.5, 0.5, 4.0)
 
 
@@ -176,7 +179,7 @@ class MetaDistiller(_Fit):
         "Raises ValueError for a student in float16, and for a start out of bounds."
         super().__init__(student, lambda batch: batches.told(teacher, batch), start or HALF, coordinates, loss, **options)
 
-# %% ../nbs/08_distiller.ipynb #4246787f
+# %% ../nbs/08_distiller.ipynb #863d30d0
 def from_keras(
     distiller: Any,  # a keras.distillation.Distiller with one LogitsDistillation
 ) -> MetaDistiller:

@@ -27,7 +27,8 @@ ALLOWED = {
 }
 COLUMNS = ["method", "n", "accuracy_mean", "accuracy_sd", "steps", "hypergradients", "seconds"]
 CLEAN = ("synthetic-clean", "fashion-mnist-clean", "reduced-cifar10-clean")
-RESULTS = [ROOT / "results" / name for name in (*CLEAN, "synthetic-authors")]
+AUTHORS = ("synthetic-authors", "fashion-mnist-authors", "reduced-cifar10-authors")
+RESULTS = [ROOT / "results" / name for name in (*CLEAN, *AUTHORS)]
 
 
 def committed():
