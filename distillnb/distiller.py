@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALF', 'MetaDistiller', 'from_keras']
 
-# %% ../nbs/08_distiller.ipynb #d28a5bd1
+# %% ../nbs/08_distiller.ipynb #21afe023
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from .losses import Coordinates, Metaparameters, smooth
 from .stepping import BilevelModel, array_of, as_keras
 from .training import FAULTS
 
-# %% ../nbs/08_distiller.ipynb #ee0c9227
+# %% ../nbs/08_distiller.ipynb #9d638ffd
 def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
     train = x if batches.is_stream(x) else batches.whole(batches.as_pile(x, y, sample_weight))
     if meta_validation is None and batches.is_stream(train):
@@ -38,7 +38,7 @@ def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
 def _length(train, batch_size):
     return batches.stream(train)[1] if batches.is_stream(train) else -(-len(train["y"]) // batch_size)
 
-# %% ../nbs/08_distiller.ipynb #cc98d7b1
+# %% ../nbs/08_distiller.ipynb #76f83f26
 class _Preparing(BilevelModel):
     def _steps(self, count):
         if count:
@@ -65,11 +65,7 @@ class _Preparing(BilevelModel):
             work = self.train_function
             self.train_function = lambda iterator: self._logs if self._passed() else work(iterator)
 
-    def _passed(self):
-        self._skip -= 1
-        return self._skip >= 0
-
-# %% ../nbs/08_distiller.ipynb #6f337585
+# %% ../nbs/08_distiller.ipynb #b1c272a0
 class _Trail(keras.callbacks.Callback):
     "Keeps the path of the metaparameters, and tells the callbacks after it what was saved."
 
@@ -92,8 +88,12 @@ class _Trail(keras.callbacks.Callback):
         logs["hypergradient_norm"] = float(model._pack(model._kept).memory["norm"][0])
         logs["hypergradients_saved"] = int(model.optimizer.iterations) - int(model.used)
 
-# %% ../nbs/08_distiller.ipynb #ac9fe307
+# %% ../nbs/08_distiller.ipynb #8b0095c4
 class _Placing(_Preparing):
+    def _passed(self):
+        self._skip -= 1
+        return self._skip >= 0
+
     def _place(self, callbacks, about, initial_epoch):
         "Where to begin, the callbacks in order, and the one among them that saves the training, if there is one."
         given = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
@@ -108,7 +108,7 @@ class _Placing(_Preparing):
         at = at | {"done": at["epoch"] * about["steps"] + at["calls"] * self.steps_per_execution}
         return at, [_Trail(), *others, *([saver] if saver else [])], saver
 
-# %% ../nbs/08_distiller.ipynb #b2311a08
+# %% ../nbs/08_distiller.ipynb #9a250250
 class _Going(_Placing):
     def _go(self, pairs, epochs, place, options):
         at, callbacks, saver = place
@@ -124,7 +124,7 @@ class _Going(_Placing):
                 saver.close()
             self._tell_fault()
 
-# %% ../nbs/08_distiller.ipynb #72761b3c
+# %% ../nbs/08_distiller.ipynb #d7b07742
 class _Telling(_Going):
     def _tell_fault(self):
         rest = self._pack(self._kept)
@@ -133,7 +133,7 @@ class _Telling(_Going):
             warnings.warn(f"at step {step} the {what} was not finite: the student stands where it was before; "
                           "lower the learning rates or bound the metaparameters", stacklevel=4)
 
-# %% ../nbs/08_distiller.ipynb #bcb3b257
+# %% ../nbs/08_distiller.ipynb #20a87229
 class _Fit(_Telling):
     def fit(
         self,
@@ -160,7 +160,7 @@ class _Fit(_Telling):
         options |= {"validation_data": as_keras(validation_data), "steps_per_epoch": steps, "shuffle": False}
         return self._go(pairs, epochs, place, options)
 
-# %% ../nbs/08_distiller.ipynb #d3db3df4
+# %% ../nbs/08_distiller.ipynb #28c441c4
 HALF = Metaparameters(0.5, 0.5, 4.0)
 
 
@@ -179,7 +179,7 @@ class MetaDistiller(_Fit):
         "Raises ValueError for a student in float16, and for a start out of bounds."
         super().__init__(student, lambda batch: batches.told(teacher, batch), start or HALF, coordinates, loss, **options)
 
-# %% ../nbs/08_distiller.ipynb #863d30d0
+# %% ../nbs/08_distiller.ipynb #9a8d9dfc
 def from_keras(
     distiller: Any,  # a keras.distillation.Distiller with one LogitsDistillation
 ) -> MetaDistiller:
