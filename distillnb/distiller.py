@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HALF', 'MetaDistiller', 'from_keras']
 
-# %% ../nbs/08_distiller.ipynb #21afe023
+# %% ../nbs/08_distiller.ipynb #00e08038
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,11 @@ import tensorflow as tf
 
 from . import batches
 from .losses import Coordinates, Metaparameters, smooth
+from .named import named
 from .stepping import BilevelModel, array_of, as_keras
 from .training import FAULTS
 
-# %% ../nbs/08_distiller.ipynb #9d638ffd
+# %% ../nbs/08_distiller.ipynb #e4c6acdf
 def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
     train = x if batches.is_stream(x) else batches.whole(batches.as_pile(x, y, sample_weight))
     if meta_validation is None and batches.is_stream(train):
@@ -38,7 +40,7 @@ def _two_piles(x, y, sample_weight, meta_validation, validation_data, seed):
 def _length(train, batch_size):
     return batches.stream(train)[1] if batches.is_stream(train) else -(-len(train["y"]) // batch_size)
 
-# %% ../nbs/08_distiller.ipynb #76f83f26
+# %% ../nbs/08_distiller.ipynb #b25c6202
 class _Preparing(BilevelModel):
     def _steps(self, count):
         if count:
@@ -65,7 +67,7 @@ class _Preparing(BilevelModel):
             work = self.train_function
             self.train_function = lambda iterator: self._logs if self._passed() else work(iterator)
 
-# %% ../nbs/08_distiller.ipynb #b1c272a0
+# %% ../nbs/08_distiller.ipynb #48fffd49
 class _Trail(keras.callbacks.Callback):
     "Keeps the path of the metaparameters, and tells the callbacks after it what was saved."
 
@@ -88,7 +90,7 @@ class _Trail(keras.callbacks.Callback):
         logs["hypergradient_norm"] = float(model._pack(model._kept).memory["norm"][0])
         logs["hypergradients_saved"] = int(model.optimizer.iterations) - int(model.used)
 
-# %% ../nbs/08_distiller.ipynb #8b0095c4
+# %% ../nbs/08_distiller.ipynb #99acc141
 class _Placing(_Preparing):
     def _passed(self):
         self._skip -= 1
@@ -108,7 +110,7 @@ class _Placing(_Preparing):
         at = at | {"done": at["epoch"] * about["steps"] + at["calls"] * self.steps_per_execution}
         return at, [_Trail(), *others, *([saver] if saver else [])], saver
 
-# %% ../nbs/08_distiller.ipynb #9a250250
+# %% ../nbs/08_distiller.ipynb #2450b9f4
 class _Going(_Placing):
     def _go(self, pairs, epochs, place, options):
         at, callbacks, saver = place
@@ -124,7 +126,7 @@ class _Going(_Placing):
                 saver.close()
             self._tell_fault()
 
-# %% ../nbs/08_distiller.ipynb #d7b07742
+# %% ../nbs/08_distiller.ipynb #3cd11fc6
 class _Telling(_Going):
     def _tell_fault(self):
         rest = self._pack(self._kept)
@@ -133,7 +135,7 @@ class _Telling(_Going):
             warnings.warn(f"at step {step} the {what} was not finite: the student stands where it was before; "
                           "lower the learning rates or bound the metaparameters", stacklevel=4)
 
-# %% ../nbs/08_distiller.ipynb #20a87229
+# %% ../nbs/08_distiller.ipynb #0f71906b
 class _Fit(_Telling):
     def fit(
         self,
@@ -160,7 +162,7 @@ class _Fit(_Telling):
         options |= {"validation_data": as_keras(validation_data), "steps_per_epoch": steps, "shuffle": False}
         return self._go(pairs, epochs, place, options)
 
-# %% ../nbs/08_distiller.ipynb #28c441c4
+# %% ../nbs/08_distiller.ipynb #f5046aed
 HALF = Metaparameters(0.5, 0.5, 4.0)
 
 
@@ -173,13 +175,16 @@ class MetaDistiller(_Fit):
         teacher: Any = None,  # a Keras model, or a Cache of chapter 02; None: the batches bring teacher_logits
         start: Any = None,  # where the metaparameters start; None: Metaparameters(0.5, 0.5, 4.0)
         coordinates: Coordinates | None = None,  # in which they move (chapter 03); None: beta1 + beta2 = 1, T free
-        loss: Callable | None = None,  # labels, logits, teacher_logits, lam -> [batch]; None: Hinton's with T^2
+        loss: Callable | None = None,  # of chapter 03b, or labels, logits, teacher_logits, lam -> [batch]; None: Hinton's, T^2
         **options,  # name: as in Keras
     ):
         "Raises ValueError for a student in float16, and for a start out of bounds."
+        if loss and inspect.getfullargspec(loss).kwonlyargs:
+            loss, coordinates, named_start = named(loss)
+            start = start or named_start
         super().__init__(student, lambda batch: batches.told(teacher, batch), start or HALF, coordinates, loss, **options)
 
-# %% ../nbs/08_distiller.ipynb #9a8d9dfc
+# %% ../nbs/08_distiller.ipynb #f6e5d436
 def from_keras(
     distiller: Any,  # a keras.distillation.Distiller with one LogitsDistillation
 ) -> MetaDistiller:
