@@ -479,6 +479,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'distillnb.stepping._numbers': ('stepping.html#_numbers', 'distillnb/stepping.py'),
                                     'distillnb.stepping._outer_optimizer': ('stepping.html#_outer_optimizer', 'distillnb/stepping.py'),
                                     'distillnb.stepping._refuse_float16': ('stepping.html#_refuse_float16', 'distillnb/stepping.py'),
+                                    'distillnb.stepping._refuse_replicas': ('stepping.html#_refuse_replicas', 'distillnb/stepping.py'),
                                     'distillnb.stepping._rest': ('stepping.html#_rest', 'distillnb/stepping.py'),
                                     'distillnb.stepping._route': ('stepping.html#_route', 'distillnb/stepping.py'),
                                     'distillnb.stepping._watched': ('stepping.html#_watched', 'distillnb/stepping.py'),

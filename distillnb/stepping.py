@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROUTES', 'as_keras', 'array_of', 'BilevelModel']
 
-# %% ../nbs/07c_stepping.ipynb #a8cf2457
+# %% ../nbs/07c_stepping.ipynb #b9bd6188
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from . import batches, hypergradient, optimizers, training
 from .losses import Metaparameters, cross_entropy, hinton, on_logits, smooth
 from .second_order import lying, safe
 
-# %% ../nbs/07c_stepping.ipynb #24cafeb7
+# %% ../nbs/07c_stepping.ipynb #0bf9cb33
 ROUTES = {
     "one_step": hypergradient.one_step, "nested_tape": hypergradient.nested_tape,
     "finite_difference": hypergradient.finite_difference(), "forward_product": hypergradient.forward_product(),
@@ -37,7 +37,7 @@ def _outer_optimizer(optimizer):
         return optimizer or optimizers.adam(0.01)
     return optimizers.from_keras(keras.optimizers.get(optimizer))
 
-# %% ../nbs/07c_stepping.ipynb #3ab5f44c
+# %% ../nbs/07c_stepping.ipynb #4e51b0b1
 def _noted(move):
     "The same move, whose memory also holds the length of the last hypergradient."
     wants = lambda memory: move.wants(memory["of"])
@@ -54,7 +54,7 @@ def _noted(move):
 
     return training.Move(_init, wants, _step)
 
-# %% ../nbs/07c_stepping.ipynb #34cd2da6
+# %% ../nbs/07c_stepping.ipynb #91bdd3f3
 class _Known(keras.metrics.Mean):
     "A mean that keeps its last value where an epoch has nothing to add."
 
@@ -72,7 +72,7 @@ class _Known(keras.metrics.Mean):
         self.total.assign(0.0)
         self.count.assign(0.0)
 
-# %% ../nbs/07c_stepping.ipynb #563b3074
+# %% ../nbs/07c_stepping.ipynb #90991280
 def as_keras(
     data: Any,  # anything that `batches.as_pile` reads, a stream of batches, or None
 ) -> Any:  # x, y, sample_weight; or what was given
@@ -87,7 +87,7 @@ def _judged(batch, z):
     losses = cross_entropy(batch["y"], z)
     return tf.reduce_mean(losses * tf.cast(batch.get("sample_weight", 1.0), losses.dtype))
 
-# %% ../nbs/07c_stepping.ipynb #a58dfa41
+# %% ../nbs/07c_stepping.ipynb #78500d2b
 class _Reporting(keras.Model):
     def call(
         self,
@@ -114,7 +114,7 @@ class _Reporting(keras.Model):
         z = tf.cast(self.student(batch["x"], training=False), tf.float32)
         return self._report({"loss": (_judged(batch, z), tf.shape(z)[0])}, batch, z)
 
-# %% ../nbs/07c_stepping.ipynb #b22a633c
+# %% ../nbs/07c_stepping.ipynb #85c4dda4
 class _Student(_Reporting):
     def evaluate(
         self,
@@ -136,7 +136,7 @@ class _Student(_Reporting):
         "Save the student as a Keras model; the whole state is saved by `save_weights`."
         return self.student.save(*arguments, **options)
 
-# %% ../nbs/07c_stepping.ipynb #6e838450
+# %% ../nbs/07c_stepping.ipynb #f57ebde5
 def _watched(student):
     "The student's call, its logits kept beside what it remembers."
     def _call(weights, non_trainable, x, training):
@@ -157,11 +157,16 @@ def array_of(
     "Its value."
     return tf.convert_to_tensor(variable).numpy()
 
-# %% ../nbs/07c_stepping.ipynb #e1bd9cb0
+# %% ../nbs/07c_stepping.ipynb #0178431d
 def _refuse_float16(student):
     if any(layer.compute_dtype == "float16" for layer in student._flatten_layers()):
         raise ValueError("a student in float16 needs a loss scale, which would bend the hypergradient; "
                          "use mixed_bfloat16 or float32")
+
+
+def _refuse_replicas(n):
+    if n > 1:
+        raise ValueError(f"{n} replicas would each go their own way; make the distiller outside of strategy.scope()")
 
 
 def _hinton(labels, logits, teacher_logits, lam):
@@ -172,13 +177,14 @@ class _Made(_Student):
     def __init__(self, student, told, start, coordinates, loss, **options):
         super().__init__(**options)
         _refuse_float16(student)
+        _refuse_replicas(self.distribute_strategy.num_replicas_in_sync)
         self.student, self._told = student, told
         self._coordinates, self._loss = coordinates or smooth(tie="sum_to_one"), loss or _hinton
         self.point = keras.Variable(self._coordinates.encode(start), trainable=False, name="point")
         self.used = keras.Variable(0, dtype="int32", trainable=False, name="hypergradients")
         self._path, self._kept, self._skip, self.built = [array_of(self.point)], None, -1, True
 
-# %% ../nbs/07c_stepping.ipynb #a0fbabf2
+# %% ../nbs/07c_stepping.ipynb #c181d581
 class _Compiled(_Made):
     def compile(
         self,
@@ -199,7 +205,7 @@ class _Compiled(_Made):
         if self.student.built:
             self._begin()
 
-# %% ../nbs/07c_stepping.ipynb #e967d32f
+# %% ../nbs/07c_stepping.ipynb #9240284b
 class _Beginning(_Compiled):
     def _begin(self):
         student = safe(self.student)
@@ -223,7 +229,7 @@ class _Beginning(_Compiled):
         self.compute_metrics(one["x"], one["y"], z)
         self.reset_metrics()
 
-# %% ../nbs/07c_stepping.ipynb #0d11ce61
+# %% ../nbs/07c_stepping.ipynb #a4ca1c10
 class _Stating(_Beginning):
     def _state(self, batch):
         lead = lambda variables: [tf.convert_to_tensor(v)[None] for v in variables]
@@ -236,7 +242,7 @@ class _Stating(_Beginning):
                                         non_trainable=(lead(self.student.non_trainable_variables), unseen))
         return rest._replace(student=student, lam=tf.convert_to_tensor(self.point)[None])
 
-# %% ../nbs/07c_stepping.ipynb #6938ce3c
+# %% ../nbs/07c_stepping.ipynb #fa968435
 class _Assigning(_Stating):
     def _assign(self, state):
         alone = lambda tensors: [a[0] for a in tensors]
@@ -254,7 +260,7 @@ def _numbers(lam):
     plain = {name: value.numpy().item() if value.shape.rank == 0 else value.numpy() for name, value in _named(lam).items()}
     return type(lam)(**plain) if hasattr(lam, "_asdict") else plain
 
-# %% ../nbs/07c_stepping.ipynb #248f074f
+# %% ../nbs/07c_stepping.ipynb #1b050447
 class _Stepping(_Assigning):
     def train_step(
         self,
@@ -272,7 +278,7 @@ class _Stepping(_Assigning):
         seen = self._report(means, batch, new.student.non_trainable[1][0])
         return seen | {name: tf.reduce_mean(value) for name, value in _named(self._coordinates.decode(new.lam[0])).items()}
 
-# %% ../nbs/07c_stepping.ipynb #1ef83796
+# %% ../nbs/07c_stepping.ipynb #57810e94
 class BilevelModel(_Stepping):
     "A student in Keras variables, trained by the bilevel steps of chapter 07. `MetaDistiller` is one with a `fit`."
 

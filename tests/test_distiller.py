@@ -263,6 +263,20 @@ def test_tensorboard(tmp_path):
     assert names >= SHOWN
 
 
+def test_replicas_are_refused():
+    "Under a strategy of two devices nothing would add their gradients up: it is said, not done."
+    code = """
+import keras, tensorflow as tf
+from distillnb.distiller import MetaDistiller
+cpu, two = tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    MetaDistiller(keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: 2 replicas would each go their own way; make the distiller outside" in done.stderr
+
+
 def test_keras_distiller_follows_a_schedule():
     "Its numbers are those of the middle of each epoch, and its loss has seen them."
     schedule = LearnedSchedule({"beta1": [0.8, 0.2], "beta2": [0.2, 0.8], "temperature": [1.0, 5.0]})
