@@ -86,6 +86,15 @@ class _Held(keras.callbacks.Callback):
 
 # %% ../nbs/08b_callbacks.ipynb #e59fdf53
 class _Saving(_Held):
+    def set_model(
+        self,
+        model: keras.Model,  # a MetaDistiller
+    ):
+        "Called by Keras. Raises ValueError for another model."
+        if not hasattr(model, "trajectory"):
+            raise ValueError(f"Resume saves a MetaDistiller, got {type(model).__name__}; Keras has BackupAndRestore")
+        super().set_model(model)
+
     def close(self) -> None:
         "Let go of the folder; `fit` calls it."
         if self._store:
@@ -223,8 +232,10 @@ class _Playing(_Schedule):
         if self.params["steps"]:
             self._set((self._epoch + batch / self.params["steps"]) / self.params["epochs"])
 
-
+# %% ../nbs/08b_callbacks.ipynb #3d8a50ab
 def _tell(distiller, beta1, beta2, temperature):
+    if beta1 >= 1:  # Keras would leave the teacher out without a word
+        raise ValueError(f"a keras.distillation.Distiller needs beta1 below 1, got {beta1:.3g}; learn with beta1 + beta2 = 1")
     (term,) = distiller.distillation_losses
     term.temperature, distiller.student_loss_weight = temperature, beta1
     distiller.distillation_loss_weights = [beta2 / (1 - beta1)]  # which Keras multiplies by 1 - beta1

@@ -6,6 +6,7 @@
 __all__ = ['HALF', 'MetaDistiller', 'from_keras']
 
 # %% ../nbs/08_distiller.ipynb #00e08038
+import hashlib
 import inspect
 import warnings
 from collections.abc import Callable
@@ -92,6 +93,12 @@ class _Trail(keras.callbacks.Callback):
 
 # %% ../nbs/08_distiller.ipynb #99acc141
 class _Placing(_Preparing):
+    def _about(self, piles, steps, batch_size, seed):
+        "What this fit is, as JSON; the labels stand for the data."
+        labels = [None if batches.is_stream(p) else hashlib.sha256(np.asarray(p["y"]).tobytes()).hexdigest() for p in piles]
+        shapes = [[v.name, list(v.shape)] for v in [*self.student.trainable_variables, *self._kept]]
+        return {"steps": steps, "batch_size": batch_size, "seed": seed, "labels": labels, "variables": shapes} | self._settings
+
     def _passed(self):
         self._skip -= 1
         return self._skip >= 0
@@ -103,9 +110,7 @@ class _Placing(_Preparing):
         others = [c for c in given if c is not saver]
         at = {"epoch": initial_epoch, "calls": 0, "began": int(self.optimizer.iterations), "logs": {}, "stopped": False}
         if saver:
-            shapes = [[v.name, list(v.shape)] for v in [*self.student.trainable_variables, *self._kept]]
-            settings = {k: v for k, v in self.optimizer.get_config().items() if k not in ("name", "learning_rate")}
-            at = saver.take_up(self, about | {"variables": shapes, "optimizer": settings}, others)
+            at = saver.take_up(self, about, others)
         self._skip, self._logs = at["calls"], at["logs"]
         at = at | {"done": at["epoch"] * about["steps"] + at["calls"] * self.steps_per_execution}
         return at, [_Trail(), *others, *([saver] if saver else [])], saver
@@ -157,7 +162,7 @@ class _Fit(_Telling):
         piles = _two_piles(x, y, sample_weight, meta_validation, validation_data, seed)
         steps = self._steps(steps_per_epoch or _length(piles[0], batch_size))
         self._ready(piles[0])
-        place = self._place(callbacks, {"steps": steps, "batch_size": batch_size, "seed": seed}, initial_epoch)
+        place = self._place(callbacks, self._about(piles, steps, batch_size, seed), initial_epoch)
         pairs = self._paired(piles, batch_size, seed, place[0], epochs * steps, class_weight)
         options |= {"validation_data": as_keras(validation_data), "steps_per_epoch": steps, "shuffle": False}
         return self._go(pairs, epochs, place, options)

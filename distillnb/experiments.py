@@ -96,19 +96,6 @@ def _scorer(model):
     return _score
 
 # %% ../nbs/10_experiments.ipynb #201ad83a
-def _standardised(teacher_logits, logits, temperature):
-    "The soft loss on logits of mean 0 and deviation 1 for each example (Sun et al. 2024, eq. 6)."
-    import tensorflow as tf
-
-    from distillnb.losses import soft_cross_entropy
-
-    def _scores(z):
-        z = z - tf.reduce_mean(z, -1, keepdims=True)
-        return z / (tf.sqrt(tf.reduce_mean(z**2, -1, keepdims=True)) + 1e-7)
-
-    return soft_cross_entropy(_scores(tf.cast(teacher_logits, logits.dtype)), _scores(logits), temperature)
-
-
 @lru_cache
 def _initial_weights(student, seeds):
     models = [student(seed) for seed in seeds]
@@ -231,6 +218,7 @@ def _run_method(task, store, method, label):
     "Train all seeds of a task by one method, unless it is in the store already."
     from distillnb import training
     from distillnb.hypergradient import forward_product
+    from distillnb.named import soft_standardised
 
     if method in SEARCHES:
         return search(task, store, method, label)
@@ -243,7 +231,7 @@ def _run_method(task, store, method, label):
         given = move, task.starts, coordinates
     else:
         given = training.fixed(), _standing(task, store, method, label), tasks.anywhere()
-    more = {"soft": _standardised if method == "standardised" else None,
+    more = {"soft": soft_standardised if method == "standardised" else None,
             "route": forward_product(0.25) if method in QUARTERED else None}
     run_unit(task, store, f"{method}.{label}", method, *given, **more)
 

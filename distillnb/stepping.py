@@ -32,6 +32,11 @@ def _route(name):
                      "for longer horizons there is training.train")
 
 
+def _settings(numbers):
+    "The numbers of an optimizer: what another training would change."
+    return {name: float(v) for name, v in numbers.items() if isinstance(v, (float, tf.Tensor)) and np.ndim(v) == 0}
+
+
 def _outer_optimizer(optimizer):
     if optimizer is None or isinstance(optimizer, optimizers.Optimizer):
         return optimizer or optimizers.adam(0.01)
@@ -164,6 +169,11 @@ def _refuse_float16(student):
                          "use mixed_bfloat16 or float32")
 
 
+def _refuse_wrong_pools(student, jit_compile):
+    if wrong := set(lying(student, jit_compile)) - set(lying(student)):
+        raise ValueError(f"XLA has a wrong second derivative of {', '.join(sorted(wrong))}; set jit_compile=False")
+
+
 def _refuse_replicas(n):
     if n > 1:
         raise ValueError(f"{n} replicas would each go their own way; make the distiller outside of strategy.scope()")
@@ -198,6 +208,8 @@ class _Compiled(_Made):
         "Choose optimizers, route and phases. Raises ValueError for what chapters 04, 05 and 07 do not have."
         optimizer, outer = keras.optimizers.get(optimizer), _outer_optimizer(meta_optimizer)
         self._rule, self._route, project = optimizers.from_keras(optimizer), _route(hypergradient), self._coordinates.project
+        self._settings = {"optimizer": _settings(optimizer.get_config()), "meta_optimizer": _settings(outer.init([tf.zeros([])])),
+                          "hypergradient": getattr(hypergradient, "__qualname__", hypergradient), "lines": lines}
         move = training.lines(outer, *lines, 0.25, project) if lines else training.gradient(outer, project)
         self._move, self._kept = _noted(move), None
         super().compile(optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **options)
@@ -209,6 +221,7 @@ class _Compiled(_Made):
 class _Beginning(_Compiled):
     def _begin(self):
         student = safe(self.student)
+        _refuse_wrong_pools(student, self.jit_compile)
         problem = on_logits(_watched(student), self._loss, self._coordinates.decode, lying(student))
         self._advance = training.bilevel_step(problem, self._rule, self._move, route=self._route)
         weights, inside = ([tf.convert_to_tensor(v) for v in variables]

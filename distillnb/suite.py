@@ -190,13 +190,15 @@ def _move(method):
 
 def _train(store, pool, sizes, regime, seeds, method, steps):
     "Train a method in a regime, unless the store has it."
+    from distillnb.named import soft_standardised
+
     task, label = suite_task(pool, sizes, regime, seeds, steps), f"r{list(SUITE).index(regime)}"
     if method in experiments.SEARCHES:
         return experiments.search(task, store, method, label)
     begin, place = task.starts, task.coordinates
     if method not in LEARNED:
         begin, place = [(STILL | FREE)[method]] * len(seeds), tasks.anywhere()
-    soft = experiments._standardised if method == "standardised" else None
+    soft = soft_standardised if method == "standardised" else None
     return experiments.run_unit(task, store, f"{method}.{label}", method, _move(method), begin, place, soft)
 
 # %% ../nbs/10d_suite.ipynb #ef1a6713

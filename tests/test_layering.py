@@ -22,10 +22,11 @@ ARROWS = {
     "distiller": ("losses", "named", "training", "batches", "stepping"),
     "callbacks": ("losses", "runs"),
     "tasks": ("data", "models", "losses", "optimizers", "training"),
-    "experiments": ("tasks", "models", "losses", "hypergradient", "training", "runs"),
+    "experiments": ("tasks", "models", "losses", "named", "hypergradient", "training", "runs"),
     "tables": ("experiments",),
     "regimes": ("losses",),
-    "suite": ("data", "models", "optimizers", "training", "regimes", "tasks", "experiments", "tables", "runs", "figures"),
+    "suite": ("data", "models", "named", "optimizers", "training", "regimes", "tasks", "experiments", "tables", "runs",
+              "figures"),
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
     "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost", "suite"),
 }
