@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'CONVOLUTIONS', 'Move', 'fixed', 'random', 'gradient', 'lines', 'State', 'Record', 'Run', 'start',
-           'bilevel_step', 'batch_order', 'Way', 'train']
+           'bilevel_step', 'batch_order', 'Way', 'train', 'report']
 
 # %% ../nbs/07_training.ipynb #4fe4f65d
 import math
@@ -144,7 +144,7 @@ def _remember(memory, lam, dear):
     d, _, q, _ = _polynomials(memory, z)
     y = lam - first
     new = {"y": y, "zy": d * y, "qy": q * y, "yy": y**2}
-    sums = {k: tf.where(dear, tf.where(fresh, 0.0, memory[k]) + v, memory[k]) for k, v in new.items()}
+    sums = {k: tf.where(dear, tf.where(fresh, tf.zeros_like(v), memory[k]) + v, memory[k]) for k, v in new.items()}
     return memory | sums | {"first": first}
 
 # %% ../nbs/07_training.ipynb #3c2440b3
@@ -233,9 +233,10 @@ def bilevel_step(
     move: Move,  # who moves the metaparameters
     order: str = "shared",  # "shared": the imagined step is kept; "authors": lam first, then a second, real step
     route: Callable = one_step,  # how a hypergradient is computed: a function of chapter 05 or 05b
+    plain: Callable = plain_step,  # how a step without one is taken
 ) -> Callable:  # state, train_batch [R, ...] or for K steps [R, K, ...], val_batch -> state, record
     "A pure step for R replicas at once; K steps of the student if the route looks so far. ValueError for an unknown order."
-    return _step_with(_either, problem, optimizer, move, order, route)
+    return _step_with(_either, problem, optimizer, move, order, route, plain)
 
 
 def _either(wanted, dear, plain):
@@ -254,11 +255,11 @@ def _each(function):
     return _mapped
 
 # %% ../nbs/07_training.ipynb #53edf0d7
-def _step_with(choose, problem, optimizer, move, order, route):
+def _step_with(choose, problem, optimizer, move, order, route, plain_step=plain_step):
     if order not in ("shared", "authors"):
         raise ValueError(f"order must be 'shared' or 'authors', got {order!r}")
     K = getattr(route, "horizon", None)
-    plain = _each(lambda student, lam, train, val: _plain_steps(problem, optimizer, student, lam, train, K))
+    plain = _each(lambda student, lam, train, val: _plain_steps(plain_step, problem, optimizer, student, lam, train, K))
     dear = _each(lambda *arguments: _with_residual(route(problem, optimizer, *arguments)))
 
     def _step(state, train_batch, val_batch):
@@ -295,7 +296,7 @@ def _advance(state, imagined, taken, lam, memory, wanted, steps):
     return new, Record(lam, or_nan(well, taken.inner_loss), or_nan(well & wanted, outer_loss), used)
 
 
-def _plain_steps(problem, optimizer, student, lam, batches, K):
+def _plain_steps(plain_step, problem, optimizer, student, lam, batches, K):
     forgotten = tf.nest.map_structure(tf.zeros_like, student.tangents)
     for k in range(K or 1):
         batch = batches if K is None else tf.nest.map_structure(lambda a: a[k], batches)
@@ -475,7 +476,7 @@ def _drive(loop, state, piles, seeds, batch_sizes, way, steps, K, evaluate, ever
         records.append((now, tf.nest.map_structure(lambda a: a.numpy(), reports)))
         if not every or (done + now) % every == 0:
             look()
-    return _report(_merged(states), state.lam.numpy()[None], records, evaluations, way)
+    return report(_merged(states), state.lam.numpy()[None], records, evaluations, way)
 
 # %% ../nbs/07_training.ipynb #ddf578fc
 def _refuse_wrong_pools(loop, arguments):
@@ -497,7 +498,14 @@ def _merged(states):
     return states[0] if len(states) == 1 else tf.nest.map_structure(join, *states)
 
 
-def _report(state, lam, records, evaluations, way):
+def report(
+    state: State,  # after the last step
+    lam: np.ndarray,  # [1, R, P], before the first
+    records: list,  # of calls: (steps, [a Record of arrays [steps or more, R, ...] for each group of replicas])
+    evaluations: list,  # (student steps, what was seen)
+    way: Any,  # how it was driven
+) -> Run:
+    "The records of all calls as one Run, with a warning for each replica that stopped."
     join = lambda count, parts: [np.concatenate([p[:count] for p in column], 1) for column in zip(*parts, strict=True)]
     lams, inner, outer, used = (np.concatenate(r) for r in zip(*(join(*record) for record in records), strict=True))
     message = "replica {} stopped at step {}: the {} is not finite. Its last finite state is kept and the others went on; {}"

@@ -21,6 +21,7 @@ ARROWS = {
     "stepping": ("losses", "second_order", "optimizers", "hypergradient", "training", "batches"),
     "distiller": ("losses", "named", "training", "batches", "stepping"),
     "callbacks": ("losses", "runs"),
+    "workers": ("bilevel", "optimizers", "hypergradient", "training", "runs"),
     "tasks": ("data", "models", "losses", "optimizers", "training"),
     "experiments": ("tasks", "models", "losses", "named", "hypergradient", "training", "runs"),
     "tables": ("experiments",),
