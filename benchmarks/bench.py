@@ -2,7 +2,7 @@
 
     make bench          or: python -m benchmarks.bench [--no-peers] [--only SECTION ...] [--out FILE]
 
-Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, fit, peers. Each is written when it is done,
+Sections: whole, routes, memory, weights, metaparameters, restarts, horizon, fit, workers, peers. Each is written when it is done,
 and the others stay as they are in the file.
 
 One core for every framework. Whole runs through the public loop; runs that are compared take turns, and what is kept is the
@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import workloads
+from benchmarks import workers, workloads
 from distillnb import cost, training
 from distillnb.bilevel import Bilevel
 from distillnb.distiller import HALF, MetaDistiller
@@ -232,6 +232,26 @@ def fitted():
             yield {"workload": name, "way": label} | measured[label]
 
 
+def by_workers():
+    "Messages and steps of one to four processes on this machine, by turns; medians of the rounds."
+    rounds = {count: [] for count in (1, 2, 3, 4)}
+    for turn in range(3):
+        for count in list(rounds)[:: -1 if turn % 2 else 1]:
+            rounds[count].append(workers.cluster(count))
+    for count, runs in rounds.items():
+        row = {"workers": count, "messages": middle(runs, "messages"), "steps": middle(runs, "steps")}
+        for step in row["steps"]:
+            plain, bilevel = 1e3 * step["plain"], 1e3 * step["bilevel"]
+            say(f"  {count} workers, {step['workload']:6} plain {plain:.1f} ms, bilevel {bilevel:.1f} ms")
+        yield row
+
+
+def middle(runs, kind):
+    "The rows of several runs in one, each number their median."
+    both = lambda values: round(float(np.median(values)), 6) if isinstance(values[0], float) else values[0]
+    return [{key: both([row[key] for row in rows]) for key in rows[0]} for rows in zip(*(run[kind] for run in runs), strict=True)]
+
+
 def memory():
     "MB that a route adds to a process that has everything else, at the peak, each in a process of its own."
     for name in ("conv", "resnet"):
@@ -269,6 +289,7 @@ def main():
         clients = [client for client in map(start, ("torch", "jax")) if client.names]
     sections = {"whole": lambda: whole(clients), "routes": lambda: every(routes), "memory": memory, "weights": by_weights,
                 "metaparameters": by_metaparameters, "restarts": by_restarts, "horizon": by_horizon, "fit": fitted,
+                "workers": by_workers,
                 "peers": lambda: every(lambda name: peers(name, clients)) if clients else ()}
     for title, rows in sections.items():
         if wanted(title):
