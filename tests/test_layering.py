@@ -21,6 +21,7 @@ ARROWS = {
     "stepping": ("losses", "second_order", "optimizers", "hypergradient", "training", "batches"),
     "distiller": ("losses", "named", "training", "batches", "stepping"),
     "callbacks": ("losses", "runs"),
+    "messages": (),
     "workers": ("bilevel", "optimizers", "hypergradient", "training", "runs"),
     "tasks": ("data", "models", "losses", "optimizers", "training"),
     "experiments": ("tasks", "models", "losses", "named", "hypergradient", "training", "runs"),
@@ -32,7 +33,7 @@ ARROWS = {
     "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost", "suite"),
 }
 NO_TENSORFLOW = [  # when imported
-    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "suite", "figures", "cli", "cost"
+    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "suite", "figures", "cli", "cost", "messages"
 ]
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},
