@@ -218,6 +218,13 @@ def _taken_up(strategy, store, state, steps):
     state, lam, trail = tell()
     return state, _here(strategy, lam), Record(*(np.array(_here(strategy, values)) for values in trail))
 
+
+def _about(piles, state, steps, batch_sizes, seed):
+    "What this training is, as JSON; the labels stand for the data."
+    labels = [hashlib.sha256(np.asarray(pile["y"]).tobytes()).hexdigest() for pile in piles]
+    shapes = [list(a.shape) for a in tf.nest.flatten(state)]
+    return {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed, "labels": labels, "state": shapes}
+
 # %% ../nbs/08c_workers.ipynb #ce5abb89
 def train_together(
     strategy: Any,  # a tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy
@@ -242,10 +249,3 @@ def train_together(
         state, trail = _go(strategy, turns, move.wants, orders, kept, store)
     way = Way(False, 1, 1, f"{strategy.num_replicas_in_sync} workers, an equal share of each batch to everyone")
     return report(state, kept[1].numpy()[None], [(steps, [trail])], [], way)
-
-
-def _about(piles, state, steps, batch_sizes, seed):
-    "What this training is, as JSON; the labels stand for the data."
-    labels = [hashlib.sha256(np.asarray(pile["y"]).tobytes()).hexdigest() for pile in piles]
-    shapes = [list(a.shape) for a in tf.nest.flatten(state)]
-    return {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed, "labels": labels, "state": shapes}
