@@ -473,6 +473,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'distillnb.stepping._Compiled.compile': ('stepping.html#_compiled.compile', 'distillnb/stepping.py'),
                                     'distillnb.stepping._Hearing': ('stepping.html#_hearing', 'distillnb/stepping.py'),
                                     'distillnb.stepping._Hearing._call_of': ('stepping.html#_hearing._call_of', 'distillnb/stepping.py'),
+                                    'distillnb.stepping._Hearing._see': ('stepping.html#_hearing._see', 'distillnb/stepping.py'),
                                     'distillnb.stepping._Known': ('stepping.html#_known', 'distillnb/stepping.py'),
                                     'distillnb.stepping._Known.__init__': ('stepping.html#_known.__init__', 'distillnb/stepping.py'),
                                     'distillnb.stepping._Known.reset_state': ('stepping.html#_known.reset_state', 'distillnb/stepping.py'),

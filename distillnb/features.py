@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hint', 'attention', 'with_features', 'regressors', 'called', 'hinted', 'attended', 'per_sample', 'of_rows']
 
-# %% ../nbs/03c_features.ipynb #324202a1
+# %% ../nbs/03c_features.ipynb #b557431e
 from collections.abc import Callable
 
 import keras
@@ -15,7 +15,7 @@ import tensorflow as tf
 from .losses import Metaparameters, hinton
 from .named import scale, weight
 
-# %% ../nbs/03c_features.ipynb #7b60743a
+# %% ../nbs/03c_features.ipynb #1c165511
 def _pairs(features, teacher_features, axes):
     for mine, its in zip(map(tf.convert_to_tensor, features), map(tf.convert_to_tensor, teacher_features), strict=True):
         if mine.shape[axes] != its.shape[axes]:
@@ -32,24 +32,7 @@ def hint(
     pairs = _pairs(features, teacher_features, slice(1, None))
     return tf.stack([tf.reduce_mean((mine - its) ** 2, range(1, len(mine.shape))) / 2 for mine, its in pairs], -1)
 
-# %% ../nbs/03c_features.ipynb #8954bae3
-def _pairs(features, teacher_features, axes):
-    for mine, its in zip(map(tf.convert_to_tensor, features), map(tf.convert_to_tensor, teacher_features), strict=True):
-        if mine.shape[axes] != its.shape[axes]:
-            raise ValueError(f"a pair of layers has shapes {mine.shape[axes]} and {its.shape[axes]}, which should be one; "
-                             "choose layers of one size, and where only the widths differ, read fitted in place of features")
-        yield mine, tf.cast(its, mine.dtype)
-
-
-def hint(
-    features,  # of the student, a list: [batch, ..., width] for each layer
-    teacher_features,  # of the teacher, the same shapes
-):  # [batch, layers], 0 and more
-    "Half the mean squared distance of features (Romero et al. 2015, eq. 3). Raises ValueError if the shapes differ."
-    pairs = _pairs(features, teacher_features, slice(1, None))
-    return tf.stack([tf.reduce_mean((mine - its) ** 2, range(1, len(mine.shape))) / 2 for mine, its in pairs], -1)
-
-# %% ../nbs/03c_features.ipynb #5d95a82f
+# %% ../nbs/03c_features.ipynb #f8aa98df
 def attention(
     features,  # of the student, a list: [batch, ..., channels] for each layer
     teacher_features,  # of the teacher, the same places, any number of channels
@@ -65,7 +48,7 @@ def _map(features):
     squares = tf.reduce_sum(features**2, -1)
     return tf.math.l2_normalize(tf.reshape(squares, [tf.shape(squares)[0], -1]), -1, epsilon=1e-24)
 
-# %% ../nbs/03c_features.ipynb #bd8c6299
+# %% ../nbs/03c_features.ipynb #9a3fb23d
 def with_features(
     model: keras.Model,  # Functional or Sequential, built, from x to logits
     names: list,  # of its layers
@@ -87,7 +70,7 @@ def _layers(model, names):
         raise ValueError(f"there is no layer {', '.join(map(repr, unknown))}, only {', '.join(known)}")
     return [known[name] for name in names]
 
-# %% ../nbs/03c_features.ipynb #40a60803
+# %% ../nbs/03c_features.ipynb #441d6bad
 def regressors(
     model: keras.Model,  # the student
     names: list,  # of its layers
@@ -102,7 +85,7 @@ def regressors(
 
     return [_between(i, *pair) for i, pair in enumerate(zip(_layers(model, names), widths, strict=True))] if widths else []
 
-# %% ../nbs/03c_features.ipynb #47aa3941
+# %% ../nbs/03c_features.ipynb #ba3c5403
 def called(
     model: keras.Model,  # of `with_features`
     trainable: list,  # its trainable variables, in the order of the weights
@@ -117,7 +100,7 @@ def called(
 
     return _call
 
-# %% ../nbs/03c_features.ipynb #5e65da46
+# %% ../nbs/03c_features.ipynb #2130933e
 def hinted(
     labels,  # [batch] integers in 0..classes-1
     logits,  # [batch, classes] z, the student's
@@ -135,7 +118,7 @@ def hinted(
     told = tf.reduce_sum(gamma * hint(fitted, teacher_features), -1)
     return hinton(labels, logits, teacher_logits, lam, t_squared=True) + told
 
-# %% ../nbs/03c_features.ipynb #36fcf4cc
+# %% ../nbs/03c_features.ipynb #80557d11
 def attended(
     labels,  # [batch] integers in 0..classes-1
     logits,  # [batch, classes] z, the student's
@@ -153,13 +136,22 @@ def attended(
     told = tf.reduce_sum(gamma * attention(features, teacher_features), -1)
     return hinton(labels, logits, teacher_logits, lam, t_squared=True) + told
 
-# %% ../nbs/03c_features.ipynb #aacc92be
+# %% ../nbs/03c_features.ipynb #a65274f8
 def per_sample(
     n: int,  # examples in the train pile
 ) -> Callable:  # a loss for `named`, which reads rows
     "Hinton's loss with T^2 and a beta1 for each example (after Ren et al. 2018; Franceschi et al. 2017, sec. 5.1)."
-    def weighted(labels, logits, teacher_logits, rows, *,
-                 weights: weight = np.full(n, 0.5), beta2: weight = 0.5, temperature: scale = 4.0):
+    def weighted(
+        labels,  # [batch] integers in 0..classes-1
+        logits,  # [batch, classes] z, the student's
+        teacher_logits,  # [batch, classes] t
+        rows,  # [batch] integers in 0..n-1
+        *,
+        weights: weight = (0.5,) * n,  # beta1 for each example of the train pile
+        beta2: weight = 0.5,  # of the teacher's logits
+        temperature: scale = 4.0,  # T
+    ):  # [batch] nats
+        "beta1_i CE + beta2 T^2 soft CE."
         lam = Metaparameters(of_rows(weights, rows), beta2, temperature)
         return hinton(labels, logits, teacher_logits, lam, t_squared=True)
 

@@ -159,7 +159,7 @@ def _alone(student):
 
     return _call
 
-
+# %% ../nbs/07c_stepping.ipynb #8dff503b
 def _rest(state):
     "What a state holds beside the metaparameters and the student's own variables."
     return state._replace(student=state.student._replace(weights=(), non_trainable=()), lam=())
@@ -239,6 +239,13 @@ class _Hearing(_Compiled):
         of_regressors = [v for regressor in self.regressors for v in regressor.trainable_variables]
         return called(model, [*student.trainable_variables, *of_regressors], student.non_trainable_variables)
 
+    def _see(self, batch):
+        "Is all there that the loss reads? How wide are the teacher's layers?"
+        heard = [*(["features"] if self._hidden else []), *(["teacher_features"] if self._hints else [])]
+        batches.refuse_unread(self._reads, {*batch, *heard})
+        if self._widths is None:
+            self._widths = [f.shape[-1] for f in batch["teacher_features"]]
+
 # %% ../nbs/07c_stepping.ipynb #cd167e67
 class _Beginning(_Hearing):
     def _begin(self):
@@ -258,10 +265,7 @@ class _Beginning(_Hearing):
     def _ready(self, train):
         "Build what nobody has built yet: the student, the state, the metrics."
         batch = next(iter(batches.read(train))) if batches.is_stream(train) else batches.labelled(train)
-        heard = {"features"} if self._hidden else set()
-        batches.refuse_unread(self._reads, {*batch, *heard, *({"teacher_features"} if self._hints else ())})
-        if self._widths is None:
-            self._widths = [f.shape[-1] for f in batch["teacher_features"]]
+        self._see(batch)
         one = tf.nest.map_structure(lambda a: a[:1], {name: batch[name] for name in ("x", "y")})
         z = tf.cast(self.student(one["x"]), tf.float32)
         if self._kept is None:
