@@ -35,8 +35,9 @@ def as_pile(
     else:
         raise ValueError(f"wanted examples with labels: x and y, a Pile, (x, y) or a dict of both, got {type(x).__name__}")
     pile |= {"sample_weight": sample_weight} if sample_weight is not None else {}
-    if (heard := pile.get("teacher_features")) is not None:
-        pile["teacher_features"] = tuple(heard) if isinstance(heard, (list, tuple)) else (heard,)
+    heard = pile.get("teacher_features")
+    if not isinstance(heard, (tuple, type(None))):  # a list, which tf.data would stack, or the only one
+        pile |= {"teacher_features": tuple(heard) if isinstance(heard, list) else (heard,)}
     return {name: value for name, value in pile.items() if value is not None}
 
 # %% ../nbs/07b_batches.ipynb #5563017d

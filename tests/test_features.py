@@ -113,7 +113,7 @@ def test_hints_of_no_weight_change_nothing():
         np.testing.assert_allclose(a, b, atol=2e-3)
     ones, far = np.ones([96, 2, 2, 8], "float32"), []
     for gamma in (1e-3, 10.0):
-        lesson = TRAIN | {"teacher_features": ones}
+        lesson = TRAIN | {"teacher_features": [ones]}
         loud = go(hinted, BOTH[1:], train=lesson, compiled=still, start=start | {"gamma": gamma}, epochs=5)
         far.append(np.mean(hint(with_features(loud.student, ["high"])(X[:96])["features"], [ones])))
     assert far[1] < 0.6 * far[0]
