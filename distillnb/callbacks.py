@@ -44,9 +44,8 @@ def _remind(callbacks, numbers, arrays):
 # %% ../nbs/08b_callbacks.ipynb #0857984c
 def _learned(model):
     "The variables that a step of a MetaDistiller reads and leaves."
-    student = model.student
     own = [*model.optimizer.variables, model.point, model.used, *model._kept]
-    return [*student.trainable_variables, *student.non_trainable_variables, *own]
+    return [*model.trainable_variables, *model.student.non_trainable_variables, *own]
 
 
 def _gathered(model):

@@ -145,7 +145,7 @@ def forward_product(
         stepped = _stepped(optimizer, student, gradients, after)
         outer_loss, v = _look(problem, stepped, val_batch)
         direction = pull_back(optimizer, student.weights, gradients, student.slots, student.step, v)
-        part = {name: a[: math.ceil(share * a.shape[0])] for name, a in train_batch.items()}
+        part = tf.nest.map_structure(lambda a: a[: math.ceil(share * a.shape[0])], train_batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(lam)
             with tf.autodiff.ForwardAccumulator(student.weights, direction) as push:

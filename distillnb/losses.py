@@ -172,25 +172,28 @@ def smooth(
 # %% ../nbs/03_losses.ipynb #08806500
 def on_logits(
     call: Callable,  # weights, non_trainable, x, training -> logits [batch, classes], new non_trainable, list of penalties
-    loss: Callable,  # labels, logits, teacher_logits, lam -> [batch]
+    loss: Callable,  # labels, logits, teacher_logits, lam, and what `reads` names -> [batch]
     decode: Callable,  # point -> lam
     lying: tuple = (),  # names of layers whose second derivatives cannot be trusted (chapter 05c)
+    reads: tuple = (),  # names in the batch, or beside the logits where `call` gives a dict of outputs
 ) -> Bilevel:  # batches are dicts with x and y, for the inner loss also teacher_logits; sample_weight if there is one
     "Inner: the mean of a loss on logits, and penalties; outer: mean cross-entropy."
     def _inner(weights, lam, batch, non_trainable=()):
-        z, new, penalties = call(weights, non_trainable, batch["x"], True)
-        losses = loss(batch["y"], _wide(z), batch["teacher_logits"], decode(lam))
+        outputs, new, penalties = call(weights, non_trainable, batch["x"], True)
+        seen = batch | _wide(outputs)
+        losses = loss(seen["y"], seen["logits"], seen["teacher_logits"], decode(lam), *(seen[name] for name in reads))
         return sum(penalties, _mean(losses, batch)), tf.nest.pack_sequence_as(non_trainable, tf.nest.flatten(new))
 
     def _outer(weights, batch, non_trainable=()):
-        z, _, _ = call(weights, non_trainable, batch["x"], False)
-        return _mean(cross_entropy(batch["y"], _wide(z)), batch)
+        outputs, _, _ = call(weights, non_trainable, batch["x"], False)
+        return _mean(cross_entropy(batch["y"], _wide(outputs)["logits"]), batch)
 
     return Bilevel(_inner, _outer, lying)
 
 
-def _wide(z):
-    return tf.cast(z, tf.float32) if z.dtype == tf.bfloat16 else z
+def _wide(outputs):
+    named = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return tf.nest.map_structure(lambda z: tf.cast(z, tf.float32) if z.dtype == tf.bfloat16 else z, named)
 
 
 def _mean(losses, batch):

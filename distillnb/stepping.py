@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import batches, hypergradient, optimizers, training
+from .features import called, regressors, with_features
 from .losses import Metaparameters, cross_entropy, hinton, on_logits, smooth
 from .second_order import lying, safe
 
@@ -142,15 +143,23 @@ class _Student(_Reporting):
         return self.student.save(*arguments, **options)
 
 # %% ../nbs/07c_stepping.ipynb #f57ebde5
-def _watched(student):
-    "The student's call, its logits kept beside what it remembers."
+def _watched(call):
+    "A student's call, its logits kept beside what it remembers."
     def _call(weights, non_trainable, x, training):
-        z, new, penalties = student.stateless_call(weights, non_trainable[0], x, training=training, return_losses=True)
-        return z, (new, tf.cast(z, tf.float32)), penalties
+        outputs, new, penalties = call(weights, non_trainable[0], x, training)
+        z = outputs["logits"] if isinstance(outputs, dict) else outputs
+        return outputs, (new, tf.cast(z, tf.float32)), penalties
 
     return _call
 
 
+def _alone(student):
+    def _call(weights, non_trainable, x, training):
+        return student.stateless_call(weights, non_trainable, x, training=training, return_losses=True)
+
+    return _call
+
+# %% ../nbs/07c_stepping.ipynb #8dff503b
 def _rest(state):
     "What a state holds beside the metaparameters and the student's own variables."
     return state._replace(student=state.student._replace(weights=(), non_trainable=()), lam=())
@@ -184,11 +193,12 @@ def _hinton(labels, logits, teacher_logits, lam):
 
 
 class _Made(_Student):
-    def __init__(self, student, told, start, coordinates, loss, **options):
+    def __init__(self, student, told, start, coordinates, loss, reads=(), layers=(), widths=(), hints=None, **options):
         super().__init__(**options)
         _refuse_float16(student)
         _refuse_replicas(self.distribute_strategy.num_replicas_in_sync)
-        self.student, self._told = student, told
+        self.student, self._told, self._hints = student, told, hints
+        self._reads, self._hidden, self._widths, self.regressors = reads, layers, widths, None
         self._coordinates, self._loss = coordinates or smooth(tie="sum_to_one"), loss or _hinton
         self.point = keras.Variable(self._coordinates.encode(start), trainable=False, name="point")
         self.used = keras.Variable(0, dtype="int32", trainable=False, name="hypergradients")
@@ -214,18 +224,38 @@ class _Compiled(_Made):
         self._move, self._kept = _noted(move), None
         super().compile(optimizer=optimizer, jit_compile=jit_compile, auto_scale_loss=False, **options)
         self.meta_loss = _Known(name="meta_loss")
-        if self.student.built:
+        if self.student.built and self._widths is not None:
             self._begin()
 
 # %% ../nbs/07c_stepping.ipynb #9240284b
-class _Beginning(_Compiled):
+class _Hearing(_Compiled):
+    def _call_of(self, student):
+        "The student as a function of its weights; with the layers that the loss reads, and regressors to the teacher's widths."
+        if not self._hidden:
+            return _alone(student)
+        if self.regressors is None:
+            self.regressors = regressors(student, self._hidden, self._widths)
+        model = with_features(student, self._hidden, self.regressors)
+        of_regressors = [v for regressor in self.regressors for v in regressor.trainable_variables]
+        return called(model, [*student.trainable_variables, *of_regressors], student.non_trainable_variables)
+
+    def _see(self, batch):
+        "Is all there that the loss reads? How wide are the teacher's layers?"
+        heard = [*(["features"] if self._hidden else []), *(["teacher_features"] if self._hints else [])]
+        batches.refuse_unread(self._reads, {*batch, *heard})
+        if self._widths is None:
+            self._widths = [f.shape[-1] for f in batch["teacher_features"]]
+
+# %% ../nbs/07c_stepping.ipynb #cd167e67
+class _Beginning(_Hearing):
     def _begin(self):
         student = safe(self.student)
         _refuse_wrong_pools(student, self.jit_compile)
-        problem = on_logits(_watched(student), self._loss, self._coordinates.decode, lying(student))
+        call, decode = _watched(self._call_of(student)), self._coordinates.decode
+        problem = on_logits(call, self._loss, decode, lying(student), self._reads)
         self._advance = training.bilevel_step(problem, self._rule, self._move, route=self._route)
         weights, inside = ([tf.convert_to_tensor(v) for v in variables]
-                           for variables in (self.student.trainable_variables, self.student.non_trainable_variables))
+                           for variables in (self.trainable_variables, self.student.non_trainable_variables))
         lam = tf.convert_to_tensor(self.point)
         rest = _rest(training.start(weights, lam, self._rule, self._move, (inside, tf.zeros([0]))))
         self._kept = [keras.Variable(a, trainable=False, dtype=a.dtype.name, name=f"kept_{i}")
@@ -235,6 +265,7 @@ class _Beginning(_Compiled):
     def _ready(self, train):
         "Build what nobody has built yet: the student, the state, the metrics."
         batch = next(iter(batches.read(train))) if batches.is_stream(train) else batches.labelled(train)
+        self._see(batch)
         one = tf.nest.map_structure(lambda a: a[:1], {name: batch[name] for name in ("x", "y")})
         z = tf.cast(self.student(one["x"]), tf.float32)
         if self._kept is None:
@@ -251,7 +282,7 @@ class _Stating(_Beginning):
         if "rate" in slots:
             slots = slots | {"rate": tf.cast(self.optimizer.learning_rate, slots["rate"].dtype)[None]}
         unseen = tf.zeros_like(batch["teacher_logits"], tf.float32)[None]
-        student = rest.student._replace(weights=lead(self.student.trainable_variables), slots=slots,
+        student = rest.student._replace(weights=lead(self.trainable_variables), slots=slots,
                                         non_trainable=(lead(self.student.non_trainable_variables), unseen))
         return rest._replace(student=student, lam=tf.convert_to_tensor(self.point)[None])
 
@@ -259,7 +290,7 @@ class _Stating(_Beginning):
 class _Assigning(_Stating):
     def _assign(self, state):
         alone = lambda tensors: [a[0] for a in tensors]
-        variables = [*self.student.trainable_variables, *self.student.non_trainable_variables, self.point, *self._kept]
+        variables = [*self.trainable_variables, *self.student.non_trainable_variables, self.point, *self._kept]
         values = [*alone(state.student.weights), *alone(state.student.non_trainable[0]), state.lam[0]]
         for variable, value in zip(variables, [*values, *tf.nest.flatten(_rest(state))], strict=True):
             variable.assign(value)
@@ -280,7 +311,7 @@ class _Stepping(_Assigning):
         data,  # a batch to learn from, and one to judge with
     ):
         "One bilevel step."
-        batch, judge = self._told(data[0]), data[1]
+        batch, judge = self._told(self._hints(data[0]) if self._hints else data[0]), data[1]
         new, record = self._advance(self._state(batch), *tf.nest.map_structure(lambda a: a[None], (batch, judge)))
         self._assign(new)
         self.optimizer.iterations.assign_add(1)
@@ -302,6 +333,6 @@ class BilevelModel(_Stepping):
 
     @property
     def trajectory(self) -> dict:
-        "Name -> values of a metaparameter, at the start and after each call of the train function, [calls + 1, ...]."
+        "Name -> its values, at the start and after each call of the train function; of more than 1000 numbers, each epoch."
         path = tf.constant(np.stack(self._path))
         return {name: np.array(value) for name, value in _named(self._coordinates.decode(path)).items()}
