@@ -71,12 +71,12 @@ class _Held(keras.callbacks.Callback):
         model: keras.Model,  # a MetaDistiller that has all its variables
         about: dict,  # what the fit is; a folder of another one is refused
         others: list,  # callbacks whose memory is kept
+        fresh: dict,  # where to begin if nothing is saved
     ) -> dict:  # where to go on: epoch, calls in it, first step of the data, logs, whether it has stopped
         "Hold the folder and bring back the newest state; `fit` calls it. Raises as `Store`."
         self._store, self._others = Store(self._folder, about, resume=True), others
         self._store.interval = self._interval
-        fresh = {"epoch": 0, "calls": 0, "began": int(model.optimizer.iterations), "logs": {}, "epochs": [], "history": {}}
-        self._arrays, self._notes = self._store.load("fit") or (None, fresh | {"stopped": False})
+        self._arrays, self._notes = self._store.load("fit") or (None, fresh | {"epochs": [], "history": {}})
         if self._arrays:
             for i, variable in enumerate(_learned(model)):
                 variable.assign(self._arrays[f"variable {i}"])

@@ -119,7 +119,7 @@ class _Placing(_Preparing):
         others = [c for c in given if c is not saver]
         at = {"epoch": initial_epoch, "calls": 0, "began": int(self.optimizer.iterations), "logs": {}, "stopped": False}
         if saver:
-            at = saver.take_up(self, about, others)
+            at = saver.take_up(self, about, others, at)
         self._skip, self._logs = at["calls"], at["logs"]
         at = at | {"done": at["epoch"] * about["steps"] + at["calls"] * self.steps_per_execution}
         return at, [_Trail(), *others, *([saver] if saver else [])], saver

@@ -185,7 +185,8 @@ def _refuse_wrong_pools(student, jit_compile):
 
 def _refuse_replicas(n):
     if n > 1:
-        raise ValueError(f"{n} replicas would each go their own way; make the distiller outside of strategy.scope()")
+        raise ValueError(f"{n} replicas would each go their own way; make the distiller outside of strategy.scope(), "
+                         "or take workers.train_together (chapter 08c)")
 
 
 def _hinton(labels, logits, teacher_logits, lam):

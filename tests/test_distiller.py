@@ -227,6 +227,20 @@ def test_callbacks_of_keras(tmp_path):
     assert accuracy == pytest.approx(np.mean(logits_of(alone, TEST[0]).argmax(1) == TEST[1])) and len(history.epoch) == 3
 
 
+def test_the_progress_bar_shows_the_metaparameters(capsys):
+    go(MetaDistiller(net()), verbose=1)
+    last = capsys.readouterr().out.splitlines()[-1]
+    for name in ("beta1", "beta2", "temperature", "meta_loss", "accuracy"):
+        assert f"{name}: " in last
+    assert "3/3" in last
+
+
+def test_resume_begins_at_the_epoch_that_was_asked_for(tmp_path):
+    history = go(MetaDistiller(net()), callbacks=Resume(tmp_path / "fit"), epochs=5, initial_epoch=3)
+    plain = go(MetaDistiller(net()), epochs=5, initial_epoch=3)
+    assert history.epoch == plain.epoch == [3, 4] and history.history["loss"] == plain.history["loss"]
+
+
 def test_a_learning_rate_that_changes_is_obeyed():
     "A rate of a thousandth from the second epoch on: the weights hardly move any more."
     distiller, seen = MetaDistiller(net()), []
