@@ -225,11 +225,11 @@ def _run(arguments):
     from distillnb.figures import plot_all
     from distillnb.sweeps import on_workers
 
+    training = on_workers(arguments.where) if arguments.where else experiments.in_turn
     out = arguments.out or Path("runs") / asked[0]
     out.mkdir(parents=True, exist_ok=True)
     environment = runs.reproducible()
     load_tensorflow()
-    training = on_workers(arguments.where) if arguments.where else experiments.in_turn
     records = experiments.run_experiment(*asked, out, arguments.resume, sys.stderr.isatty(), environment, training)
     figures = plot_all(records, out)
     print(tables.markdown_table(tables.write_tables(records, out)).rstrip())

@@ -149,6 +149,8 @@ def _drive(store, plan, start, arrived, slots, tell=lambda unit: None):
 def _knock(address):
     "ValueError if this is no address, ConnectionError if nobody is there."
     host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
     if not (host and port.isdigit()):
         raise ValueError(f"wanted HOST:PORT or auto as the address of Ray, got {address!r}; ray start --head tells its own")
     try:
@@ -164,7 +166,7 @@ def _ray(where):
 
     if ray.is_initialized():
         raise ValueError("this process is in a Ray already; call ray.shutdown() first")
-    if isinstance(where, str) and where != "auto":
+    if isinstance(where, str):
         _knock(where)
     with redirect_stdout(io.StringIO()):
         try:
@@ -239,5 +241,7 @@ def sweep(
 def on_workers(
     where: int | str,  # as in `sweep`
 ) -> Callable:  # for the parameter `training` of `run_experiment`
-    "Training by Ray's workers, in place of `in_turn`."
+    "Training by Ray's workers, in place of `in_turn`. Raises as `sweep` for an address, at once."
+    if isinstance(where, str):
+        _knock(where)
     return lambda store, configuration, progress: sweep(store, jobs(configuration), where, progress, configuration["experiment"])
