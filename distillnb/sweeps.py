@@ -181,7 +181,8 @@ def _begin(ray, options):
     try:
         ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (Exception, SystemExit) as error:  # it has many ways to say no
-        raise ConnectionError(f"Ray has not started: {error}") from error
+        hint = "; it asks for a token: RAY_AUTH_MODE=token shows it yours" if "token" in str(error.__cause__) else ""
+        raise ConnectionError(f"Ray has not started: {error}{hint}") from error
 
 # %% ../nbs/10e_sweeps.ipynb #0fc34d45
 LOST = 10  # workers that a unit may lose
@@ -193,14 +194,14 @@ def _arrived(ray, running):
     try:
         parcel, other = ray.get(ticket)
     except ray.exceptions.RayTaskError as error:
-        if "failed to import on the worker" in str(error.cause):
+        if "No module named 'distillnb" in str(error.cause):
             raise ValueError("a worker has no distillnb, or another one: install the same there, then resume") from error
         raise error.cause from error
     except ray.exceptions.RayError as error:
         what = str(error).splitlines()[0]
         raise ConnectionError(f"unit {running[ticket]} was lost for good ({what}); what is finished is kept: resume") from error
     if other:
-        warnings.warn(f"{running[ticket]}: the last bits may differ, its worker has {other}", stacklevel=2)
+        warnings.warn(f"the last bits may differ: a worker has {other}", stacklevel=2)
     return ticket, parcel
 
 
@@ -237,7 +238,7 @@ def sweep(
         slots = lambda: int(ray.cluster_resources().get("CPU", 1))
         _drive(store, plan, start, lambda running: _arrived(ray, running), slots, lambda unit: bar.update())
 
-
+# %% ../nbs/10e_sweeps.ipynb #14a7ea19
 def on_workers(
     where: int | str,  # as in `sweep`
 ) -> Callable:  # for the parameter `training` of `run_experiment`

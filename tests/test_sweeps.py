@@ -14,13 +14,14 @@ from distillnb import sweeps
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 COMMAND = "import sys; from distillnb.cli import main; sys.exit(main())"
-METHODS = "none gradient matched tpe"
-RUN = f"run digits --scale smoke --seeds 2 --methods {METHODS}".split()
-DIGITS = {"experiment": "digits", "protocol": "clean", "scale": "smoke", "methods": METHODS.split(), "seeds": [0, 1]}
+METHODS = "gradient matched tpe"
+RUN = f"run digits --scale smoke --seeds 1 --methods {METHODS}".split()
+DIGITS = {"experiment": "digits", "protocol": "clean", "scale": "smoke", "methods": METHODS.split(), "seeds": [0]}
 
 
-def distillnb(*words, cwd, before=""):
-    return subprocess.run([sys.executable, "-c", before + COMMAND, *words], cwd=cwd, capture_output=True, text=True)
+def distillnb(*words, cwd, before="", **environment):
+    options = dict(cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run([sys.executable, "-c", before + COMMAND, *words], **options)
 
 
 def begin(*words, cwd):
@@ -62,8 +63,8 @@ def left(folder):
     return records, {path.name: path.read_bytes() for path in (folder / "states").glob("*.npz")}
 
 
-def assert_gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=60)
+def assert_gone(processes, seconds=60):
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
     assert not alive, f"still there: {alive}"
 
 
@@ -97,9 +98,10 @@ def test_the_driver_is_stopped(sent, further, whole, tmp_path):
     with begin(*RUN, "--workers", "2", "--out", "torn", cwd=tmp_path) as process:
         wait_for(lambda: len(finished(tmp_path / "torn")) >= 3, process)
         family = psutil.Process(process.pid).children(recursive=True)
+        agents = [p for p in family if "Agent" in p.name()]  # Ray's own, who look for their lost master for a minute
         process.send_signal(sent)
         _, said = process.communicate(timeout=60)
-    assert_gone(family)
+    assert_gone([p for p in family if p not in agents])
     if sent == signal.SIGINT:
         assert (process.returncode, said.count("\n")) == (130, 1) and "--resume goes on" in said, said
     kept = finished(tmp_path / "torn")
@@ -107,6 +109,7 @@ def test_the_driver_is_stopped(sent, further, whole, tmp_path):
     result = distillnb(*RUN, *further, "--resume", "--out", "torn", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert left(tmp_path / "torn") == whole and finished(tmp_path / "torn")[: len(kept)] == kept
+    assert_gone(agents, 180)
 
 
 OTHER = """
@@ -136,7 +139,7 @@ def test_a_ray_that_runs(address, tmp_path):
         pytest.skip("needs the images of Fashion-MNIST")
     run = "run fashion-mnist --scale smoke --seeds 2 --methods none fixed".split()
     for out, further in (("alone", []), ("joined", ["--ray", address])):
-        result = distillnb(*run, *further, "--out", out, cwd=tmp_path)
+        result = distillnb(*run, *further, "--out", out, cwd=tmp_path, RAY_AUTH_MODE="token")
         assert (result.returncode, result.stderr) == (0, "")
     assert left(tmp_path / "alone") == left(tmp_path / "joined")
     assert len(left(tmp_path / "joined")[0]) == 4
