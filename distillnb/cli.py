@@ -39,6 +39,7 @@ examples:
   distillnb run synthetic                             the slides' experiment, in less than a minute
   distillnb run synthetic --protocol authors --out runs/authors
   distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2 --resume   begin, or go on after a stop or a kill
+  distillnb run digits --workers 4                    in four processes; the numbers are the same to the bit
   distillnb plot runs/synthetic                       its figures again
   distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
 
@@ -79,6 +80,20 @@ def _count(text):
     return int(text)
 
 # %% ../nbs/12_cli.ipynb #6c745740
+def _run_options(run):
+    run.epilog = HELP
+    run.add_argument("name", metavar="NAME", help="an experiment: see distillnb list")
+    run.add_argument("--protocol", default="clean", metavar="clean|authors",
+                     help="clean: three disjoint piles, equal terms for all methods (default); authors: as published")
+    run.add_argument("--scale", default="laptop", metavar="smoke|laptop|paper",
+                     help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as it takes")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_count, metavar="N", dest="where",
+                       help="train in N processes of this machine (needs Ray; default: in this one process, without Ray)")
+    where.add_argument("--ray", metavar="HOST:PORT", dest="where",
+                       help="train on the machines of a Ray that runs, each with this distillnb and the data; auto: find it here")
+
+# %% ../nbs/12_cli.ipynb #50c333a6
 def parser() -> argparse.ArgumentParser:
     "The command line, as argparse sees it. It loads no other chapter."
     import distillnb
@@ -87,12 +102,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"distillnb {distillnb.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)")
     run, suite, table, plot, bench, _ = (commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items())
-    run.epilog = HELP
-    run.add_argument("name", metavar="NAME", help="an experiment: see distillnb list")
-    run.add_argument("--protocol", default="clean", metavar="clean|authors",
-                     help="clean: three disjoint piles, equal terms for all methods (default); authors: as published")
-    run.add_argument("--scale", default="laptop", metavar="smoke|laptop|paper",
-                     help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as it takes")
+    _run_options(run)
     suite.add_argument("name", metavar="NAME", help="digits, fashion-mnist or reduced-cifar10")
     suite.add_argument("--development", action="store_true", help="seeds and piles for choices; the test pile stays shut")
     for command in (run, suite):
@@ -206,19 +216,21 @@ def _asked(arguments):
     methods = [one_of("method", m, experiments.METHODS) for m in dict.fromkeys(methods)] or None
     return name, protocol, scale, experiments.check_names(name, protocol, scale, methods, arguments.seeds), arguments.seeds
 
-
+# %% ../nbs/12_cli.ipynb #bf8207e1
 def _run(arguments):
     from distillnb import experiments, runs, tables
 
     asked = _asked(arguments)
-    _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm")
+    _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm", *(["ray"] if arguments.where else []))
     from distillnb.figures import plot_all
+    from distillnb.sweeps import on_workers
 
+    training = on_workers(arguments.where) if arguments.where else experiments.in_turn
     out = arguments.out or Path("runs") / asked[0]
     out.mkdir(parents=True, exist_ok=True)
     environment = runs.reproducible()
     load_tensorflow()
-    records = experiments.run_experiment(*asked, out, arguments.resume, sys.stderr.isatty(), environment)
+    records = experiments.run_experiment(*asked, out, arguments.resume, sys.stderr.isatty(), environment, training)
     figures = plot_all(records, out)
     print(tables.markdown_table(tables.write_tables(records, out)).rstrip())
     print(f"\n{out}: records.jsonl, environment.json, table.csv, table.md and {len(figures)} figures")
@@ -245,7 +257,7 @@ def _suite(arguments):
     print(f"{told}\n{out}: records.jsonl, environment.json, table.md and suite.png")
 
 # %% ../nbs/12_cli.ipynb #e6ce405f
-_OPTIONAL = ("matplotlib", "PIL", "optuna", "scipy", "sklearn", "tqdm")
+_OPTIONAL = ("matplotlib", "PIL", "optuna", "ray", "scipy", "sklearn", "tqdm")
 
 
 def _say(message, code):
@@ -282,7 +294,8 @@ def main(
         package = (error.name or "").split(".")[0]
         if package not in _OPTIONAL:
             raise
-        return _say(f"the package {package} is missing; pip install 'distillnb[experiments]'", 1)
+        extra = "ray" if package == "ray" else "experiments"
+        return _say(f"the package {package} is missing; pip install 'distillnb[{extra}]'", 1)
     except ValueError as error:
         return _say(error, 2)
     except OSError as error:

@@ -30,11 +30,13 @@ ARROWS = {
     "regimes": ("losses",),
     "suite": ("data", "models", "named", "optimizers", "training", "regimes", "tasks", "experiments", "tables", "runs",
               "figures"),
+    "sweeps": ("tasks", "experiments", "runs"),
     "cost": ("losses", "optimizers", "hypergradient", "horizons", "training"),
-    "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost", "suite"),
+    "cli": ("tasks", "experiments", "tables", "figures", "runs", "cost", "suite", "sweeps"),
 }
 NO_TENSORFLOW = [  # when imported
-    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "suite", "figures", "cli", "cost", "messages"
+    "data", "extrapolation", "runs", "tasks", "experiments", "tables", "regimes", "suite", "figures", "cli", "cost", "messages",
+    "sweeps",
 ]
 EXTRAS = {
     "figures": {"matplotlib", "PIL"},

@@ -75,7 +75,7 @@ def test_requirements(facts):
     "Whoever wants the ten lines of README installs four packages; the rest is in extras."
     wanted = [Requirement(row) for row in facts.requires]
     assert {r.name for r in wanted if not r.marker} == {"numpy", "tensorflow", "keras", "scikit-learn"}
-    assert set(facts.metadata.get_all("Provides-Extra")) == {"figures", "hpo", "experiments", "lab", "dev"}
+    assert set(facts.metadata.get_all("Provides-Extra")) == {"figures", "hpo", "ray", "experiments", "lab", "dev"}
 
 
 def test_import_elsewhere(site):
