@@ -33,7 +33,7 @@ def ring_seconds(
     workers: int,  # N >= 1
     link: Link,  # between neighbours
 ) -> float:
-    "The time of an average around a ring: 2 (N - 1) hops of size / N bytes (Patarasuk & Yuan 2009, sec. 3)."
+    "The time of an average around a ring: 2 (N - 1) hops of size / N bytes (Patarasuk & Yuan 2009)."
     return 2 * (workers - 1) * (link.latency + size / workers / link.bandwidth)
 
 # %% ../nbs/08d_messages.ipynb #22e705c7
@@ -42,7 +42,7 @@ def tree_seconds(
     workers: int,  # N >= 1
     link: Link,  # between two workers
 ) -> float:
-    "The time of an average up and down a binary tree: 2 log2 N hops of the whole message (Thakur et al. 2005, sec. 4.4)."
+    "The time of an average up and down a binary tree: 2 log2 N hops of the whole message (Thakur et al. 2005)."
     return 2 * math.ceil(math.log2(workers)) * (link.latency + size / link.bandwidth)
 
 # %% ../nbs/08d_messages.ipynb #5baa8b11
