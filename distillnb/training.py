@@ -371,6 +371,17 @@ def _pick(data, rows, K=None):
         return {name: tf.gather(v, rows, batch_dims=1) for name, v in data.items()}
     return data if K is None else {name: tf.repeat(v[:, None], K, 1) for name, v in data.items()}
 
+
+def _rows(tree, part):
+    if part.start == 0 and all(part.stop >= a.shape[0] for a in tf.nest.flatten(tree) if a.shape.rank):
+        return tree
+    return tf.nest.map_structure(lambda a: a[part] if a.shape.rank else a, tree)
+
+
+def _merged(states):
+    join = lambda *leaves: tf.concat(leaves, 0) if leaves[0].shape.rank else leaves[0]
+    return states[0] if len(states) == 1 else tf.nest.map_structure(join, *states)
+
 # %% ../nbs/07_training.ipynb #f819377f
 def _many(take, wants, state, draws, count, length):
     array = lambda t: tf.TensorArray(t.dtype, length, element_shape=t.shape)
@@ -485,17 +496,6 @@ def _refuse_wrong_pools(loop, arguments):
             "XLA computes the second derivative of max-pool wrongly on a CPU; build the problem with losses.distillation, "
             "use second_order.safe(model) in a loss of your own, or set jit_compile=False"
         )
-
-
-def _rows(tree, part):
-    if part.start == 0 and all(part.stop >= a.shape[0] for a in tf.nest.flatten(tree) if a.shape.rank):
-        return tree
-    return tf.nest.map_structure(lambda a: a[part] if a.shape.rank else a, tree)
-
-
-def _merged(states):
-    join = lambda *leaves: tf.concat(leaves, 0) if leaves[0].shape.rank else leaves[0]
-    return states[0] if len(states) == 1 else tf.nest.map_structure(join, *states)
 
 
 def report(
