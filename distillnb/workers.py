@@ -140,8 +140,8 @@ def from_first(
     return tf.nest.map_structure(_told, tree)
 
 # %% ../nbs/08c_workers.ipynb #59e7ab5f
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-        tf.errors.InternalError)  # what TensorFlow raises when a worker is gone
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError)  # what TensorFlow raises when a worker is gone
 
 
 def _place(strategy):
@@ -160,10 +160,10 @@ def _gone(error, step, store):
     return ConnectionError(f"another worker is gone, and step {step} found no end ({what}). Start all workers again: {then}")
 
 # %% ../nbs/08c_workers.ipynb #0bcd606e
-def _orders(piles, batch_sizes, seed, first, steps):
+def _orders(piles, batch_sizes, seed, first, end):
     "The rows of the whole train and validation batch, step after step."
-    for at in range(first, steps, 100):
-        count = min(100, steps - at)
+    for at in range(first, end, 100):
+        count = min(100, end - at)
         sizes = [len(pile["y"]) for pile in piles]
         yield from zip(*(batch_order(seed, purpose, n, b, at, count) if b else np.tile(np.arange(n, dtype="int32"), (count, 1))
                          for purpose, n, b in zip(("train", "validation"), sizes, batch_sizes, strict=True)), strict=True)
@@ -185,16 +185,16 @@ def _shared(piles, batch_sizes, workers):
             raise ValueError(f"the {name} batch must be a multiple of the {workers} workers, got {size}; take {near}")
 
 # %% ../nbs/08c_workers.ipynb #2dc6f054
-def _go(strategy, turns, wants, orders, kept, store):
-    state, lam, trail = kept
+def _go(strategy, turns, wants, orders, steps, kept, store):
+    (state, lam, trail), (begun, now) = kept, steps
     save = lambda: store.save("together", tf.nest.flatten((_here(strategy, state), lam, trail)))
-    step = first = int(_here(strategy, state.step))
+    step = now
     try:
-        for step, rows in enumerate(orders, first):
+        for step, rows in enumerate(orders, now):
             wanted = bool(np.any(wants(_here(strategy, state.memory))))
             new, record = turns[wanted](state, *rows)
             for values, value in zip(trail, _here(strategy, record), strict=True):
-                values[step] = value
+                values[step - begun] = value
             state = new
             if store and store.due():
                 save()
@@ -223,7 +223,9 @@ def _about(piles, state, steps, batch_sizes, seed):
     "What this training is, as JSON; the labels stand for the data."
     labels = [hashlib.sha256(np.asarray(pile["y"]).tobytes()).hexdigest() for pile in piles]
     shapes = [list(a.shape) for a in tf.nest.flatten(state)]
-    return {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed, "labels": labels, "state": shapes}
+    settings = [a for a in tf.nest.flatten((state.student.slots, state.memory, state.step)) if a.shape.num_elements() == 1]
+    about = {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed, "labels": labels, "state": shapes}
+    return about | {"settings": [a.numpy().item() for a in settings]}
 
 # %% ../nbs/08c_workers.ipynb #ce5abb89
 def train_together(
@@ -234,7 +236,7 @@ def train_together(
     state: State,  # from `training.start`, of one replica; that of the first worker counts
     train_data: dict,  # arrays [N, ...], the same in every process
     val_data: dict,  # the same for the outer loss
-    steps: int,  # of the student, counted from the start of `state`
+    steps: int,  # that the student takes from `state` on
     batch_sizes: tuple = (None, None),  # of whole train and validation batches, multiples of the workers; None: the whole pile
     seed: int = 0,  # of the data order
     folder: Path | None = None,  # of the first worker, to go on after a crash; made if it is not there
@@ -245,7 +247,8 @@ def train_together(
     turns = joint_steps(strategy, problem, optimizer, move, piles)
     with _opened(strategy, folder, _about(piles, state, steps, batch_sizes, seed)) as store:
         kept = _taken_up(strategy, store, state, steps)
-        orders = _orders(piles, batch_sizes, seed, int(_here(strategy, kept[0].step)), steps)
-        state, trail = _go(strategy, turns, move.wants, orders, kept, store)
+        begun, now = int(state.step), int(_here(strategy, kept[0].step))
+        orders = _orders(piles, batch_sizes, seed, now, begun + steps)
+        state, trail = _go(strategy, turns, move.wants, orders, (begun, now), kept, store)
     way = Way(False, 1, 1, f"{strategy.num_replicas_in_sync} workers, an equal share of each batch to everyone")
     return report(state, kept[1].numpy()[None], [(steps, [trail])], [], way)
