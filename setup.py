@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from re import search
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 facts = ConfigParser(delimiters=["="])
@@ -21,7 +21,7 @@ setup(
     author=facts["author"],
     license=facts["license"],
     keywords=facts["keywords"],
-    packages=[facts["lib_path"]],
+    packages=find_packages(include=[facts["lib_path"], facts["lib_path"] + ".*"]),
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={
