@@ -5,6 +5,7 @@ leave behind at any moment, under several models of a crash; then the session is
 a hundred kills of real trainings instead of twenty.
 """
 
+import base64
 import errno
 import json
 import os
@@ -23,8 +24,8 @@ import numpy as np
 import pytest
 from book import ROOT
 
-from distillnb import runs
-from distillnb.runs import Store
+from distillnb import store as module
+from distillnb.store import SCHEMA, Checkpoints, Store, reproducible, seal, unseal
 
 KILLS = int(os.environ.get("SOAK", 20))
 SCRIPTS = {  # (unit, saves, size of its state)
@@ -56,7 +57,7 @@ def truth(unit, n, size):
 
 def session(folder, script, mark=lambda *what: None, tell=None, **options):
     "Start or resume, and finish; every state that is loaded is compared with the truth. The records by unit."
-    with Store(folder, {"script": script}, resume=True, say=tell or (lambda text: None), **options) as store:
+    with Store(folder, {"script": script}, resume=True, log=tell or (lambda text: None), **options) as store:
         mark("opened", tuple(r["unit"] for r in store.records))
         for unit, saves, size in script:
             if unit in store:
@@ -71,7 +72,7 @@ def session(folder, script, mark=lambda *what: None, tell=None, **options):
                 mark("saved", unit, n + 1)
             store.finish(unit, {"x": x.tolist(), "saves": saves})
             mark("finished", unit)
-        assert not [name for name in os.listdir(Path(folder, "states")) if runs._STATE.fullmatch(name)]
+        assert not Checkpoints(Path(folder, "states")).files()
         return {record["unit"]: record for record in store.records}
 
 
@@ -133,11 +134,23 @@ class Disk:
         os.mkdir(path)
 
 
-def recorded(monkeypatch, folder, script):
+class Forgetful(Disk):
+    "A disk on which the fsync of folders, or the one of files, does nothing."
+
+    def __init__(self, root, change, forgets_folders):
+        super().__init__(root, change)
+        self.forgets_folders = forgets_folders
+
+    def fsync(self, file):
+        if os.path.isdir(self.root / self.files[file]) != self.forgets_folders:
+            super().fsync(file)
+
+
+def recorded(monkeypatch, folder, script, disk=Disk, **options):
     "The log of a session: changes of the disk, and what the session knew in between."
     log = []
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "os", Disk(folder.parent, lambda *what: log.append(what)))
+        patched.setattr(module, "os", disk(folder.parent, lambda *what: log.append(what), **options))
         result = session(folder, script, lambda *what: log.append(what))
     return log, result
 
@@ -262,19 +275,17 @@ def test_crash_at_every_operation(script, place, monkeypatch):
 def test_the_models_of_a_crash_can_fail(place, monkeypatch):
     "Without the fsync of the folder, or of the file, the same test finds lost states: it is not blind."
     script, rng = SCRIPTS["one long one"], random.Random(0)
-    for slip, model in (("_sync_folder", "lost"), ("_write", "mixed")):
-        without = {"_sync_folder": lambda folder: None, "_write": lambda file, data: runs.os.write(file, data)}[slip]
+    for slip, model, folders in (("folders", "lost", True), ("files", "mixed", False)):
         (place / slip).mkdir()
-        with monkeypatch.context() as patched:
-            patched.setattr(runs, slip, without)
-            log, _ = recorded(monkeypatch, place / slip / "run", script)
+        run = place / slip / "run"
+        log, _ = recorded(monkeypatch, run, script, Forgetful, forgets_folders=folders)
         failures = 0
         for k in range(len(log)):
             try:
                 crash(log[:k], {}, model, rng, place / slip / f"{k}", script, monkeypatch)
             except (AssertionError, ValueError):
                 failures += 1
-        assert failures, f"nobody noticed that {slip} does nothing"
+        assert failures, f"nobody noticed that fsync of {slip} does nothing"
 
 
 # failures while the process lives on
@@ -314,7 +325,7 @@ def test_a_change_fails(fault, place, monkeypatch):
     for n in range(1, 1000):
         folder, log = place / f"{n}", []
         with monkeypatch.context() as patched:
-            patched.setattr(runs, "os", Faulty(place, n, kinds, error, part))
+            patched.setattr(module, "os", Faulty(place, n, kinds, error, part))
             try:
                 session(folder, script, lambda *what, log=log: log.append(what))
                 break
@@ -339,7 +350,7 @@ def test_go_on_in_the_same_store_after_a_failure(place, monkeypatch):
         with Store(place / f"{n}", {}) as store:
             store.save("a", [np.zeros(3)], {"n": 0})
             with monkeypatch.context() as patched:
-                patched.setattr(runs, "os", Faulty(place, n, {"write", "fsync", "replace"}, ENOSPC))
+                patched.setattr(module, "os", Faulty(place, n, {"write", "fsync", "replace"}, ENOSPC))
                 try:
                     store.save("a", [np.ones(3)], {"n": 1})
                     store.finish("b", {})
@@ -366,7 +377,7 @@ def test_a_real_limit(tmp_path):
     code = """
 import resource, signal, sys
 import numpy as np
-from distillnb.runs import Store
+from distillnb.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 with Store(sys.argv[1], {}) as store:
@@ -383,7 +394,7 @@ with Store(sys.argv[1], {}) as store:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("File too large (what was saved before is intact") == 2, done.stdout
     said = []
-    with Store(tmp_path / "run", {}, resume=True, say=said.append) as store:
+    with Store(tmp_path / "run", {}, resume=True, log=said.append) as store:
         assert [r["unit"] for r in store.records] == ["a", "d"] and store.load("b")[1] == {"n": 1}
     assert not said and not [name for name in files(tmp_path) if name.endswith(".tmp")]
 
@@ -394,7 +405,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     readonly = Faulty(tmp_path, 1, {"create", "truncate", "write"}, OSError(errno.EROFS, os.strerror(errno.EROFS)))
     for folder in ("run", "new"):
         with monkeypatch.context() as patched:
-            patched.setattr(runs, "os", readonly)
+            patched.setattr(module, "os", readonly)
             readonly.kinds = {"create", "truncate", "write", "mkdir"}
             readonly.left = 1
             with pytest.raises(OSError, match="Read-only"):
@@ -407,7 +418,7 @@ def test_a_folder_without_permission(place):
     "The system's own refusal; root, who may write everywhere, first becomes nobody."
     code = """
 import os, sys
-from distillnb.runs import Store
+from distillnb.store import Store
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -427,7 +438,7 @@ except PermissionError as error:
 
 def test_two_starters(tmp_path):
     "The second is refused by name; when the first is killed, it may go on."
-    code = "import sys; from distillnb.runs import Store; s = Store(sys.argv[1], {}); print(flush=True); sys.stdin.read()"
+    code = "import sys; from distillnb.store import Store; s = Store(sys.argv[1], {}); print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     first.stdout.readline()
@@ -468,13 +479,13 @@ def test_every_byte_may_rot(place, monkeypatch):
     script, rng, outcomes = [("a", 1, 2), ("b", 0, 2), ("c", 3, 2)], random.Random(0), {}
     halfway = Faulty(place, 10**6, {"replace"}, KeyboardInterrupt())
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "os", halfway)
+        patched.setattr(module, "os", halfway)
         stop = lambda *what: setattr(halfway, "left", 1) if what == ("saved", "c", 2) else None
         with pytest.raises(KeyboardInterrupt):
             session(place / "run", script, stop)
     sound = files(place / "run")
     assert len([name for name in sound if name.startswith("states/c") and not name.endswith("tmp")]) >= 4
-    monkeypatch.setattr(runs, "os", Disk(place))
+    monkeypatch.setattr(module, "os", Disk(place))
     for name, data in sound.items():
         for position in range(len(data)):
             rotten = bytearray(data)
@@ -505,7 +516,7 @@ def test_every_byte_may_rot(place, monkeypatch):
 
 def reseal(folder, **changes):
     path = folder / "run.json"
-    path.write_bytes(runs._seal(runs._unseal(path.read_bytes()) | changes))
+    path.write_bytes(seal(unseal(path.read_bytes()) | changes))
 
 
 @pytest.mark.parametrize("schema, cure", [(2, "newer distillnb: upgrade"), (0, "older or unknown"), ("x", "older or unknown")])
@@ -537,7 +548,7 @@ def test_another_configuration_is_named(tmp_path):
 def test_another_environment_is_a_warning_where_the_store_is_opened(tmp_path):
     with patch.dict(os.environ), patch.dict(sys.modules):
         sys.modules.pop("tensorflow", None)  # other tests may have imported it
-        environment = runs.reproducible(threads=1)
+        environment = reproducible(threads=1)
     Store(tmp_path, {}, environment=environment).close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -590,6 +601,61 @@ def test_what_comes_back_is_what_went_in(tmp_path):
         assert store.records == [{"unit": "a", "loss": float("inf")}]
 
 
+def test_a_folder_of_an_older_version_opens(tmp_path):
+    "Written before there was this class; a new run makes the same bytes."
+    run = """{
+ "configuration": {
+  "shape": [
+   2,
+   3
+  ],
+  "steps": 20
+ },
+ "environment": {
+  "threads": 1
+ },
+ "schema": 1,
+ "sha256": "bfc787a78a9029008bfe9706f3f5416ca53d9ef911cbb372dabce2977ed256c0"
+}"""
+    journal = (
+        "47 3e2a2cd88080dc5a3ffdbc0d6987bd543af39e1268bfb90d412088c8260f8e18 "
+        '{"unit": "a", "accuracy": 0.9, "shape": [2, 3]}\n'
+    )
+    commit = """{
+ "names": [
+  "w"
+ ],
+ "notes": {
+  "step": 5
+ },
+ "npz": "ac32fbe6bebc0ace4c248b301058ea22b181a3e81757105bd2ff83aa06fcfd95",
+ "number": 1,
+ "sha256": "0cf27f0d28319d89caaa564740402d5834ab12363dc69794016df78eadd56caa",
+ "unit": "b"
+}"""
+    npz = (
+        "UEsDBC0AAAAAAAAAIQDuVWiK//////////8JABQAYXJyXzAubnB5AQAQAJAAAAAAAAAAkAAAAAAAAACTTlVNUFkB"
+        "AHYAeydkZXNjcic6ICc8ZjgnLCAnZm9ydHJhbl9vcmRlcic6IEZhbHNlLCAnc2hhcGUnOiAoMiwpLCB9ICAgICAg"
+        "ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgCgAAAAAAAAAAAAAA"
+        "AAAA8D9QSwECLQMtAAAAAAAAACEA7lVoipAAAACQAAAACQAAAAAAAAAAAAAAgAEAAAAAYXJyXzAubnB5UEsFBgAA"
+        "AAABAAEANwAAAMsAAAAAAA=="
+    )
+    states = {"states/b-000001.json": commit.encode(), "states/b-000001.npz": base64.b64decode(npz)}
+    old = {"run.json": run.encode(), "journal": journal.encode()}
+    (tmp_path / "old" / "states").mkdir(parents=True)
+    for name, data in (old | states).items():
+        (tmp_path / "old" / name).write_bytes(data)
+    configuration, said = {"steps": 20, "shape": (2, 3)}, []
+    options = dict(environment={"threads": 1}, log=said.append)
+    with Store(tmp_path / "old", configuration, resume=True, **options) as store:
+        assert store.records == [{"unit": "a", "accuracy": 0.9, "shape": [2, 3]}]
+        arrays, notes = store.load("b")
+        assert notes == {"step": 5} and list(arrays) == ["w"] and arrays["w"].tolist() == [0, 1]
+    with Store(tmp_path / "new", configuration, **options) as store:
+        store.finish("a", {"accuracy": 0.9, "shape": (2, 3)})
+    assert not said and old.items() <= files(tmp_path / "new").items()
+
+
 # real trainings
 
 
@@ -597,7 +663,7 @@ class Trainings:
     "The process of killed.py: it trains in a folder, in a child that can be killed."
 
     def __init__(self):
-        command = [sys.executable, str(ROOT / "tests" / "killed.py")]
+        command = [sys.executable, str(ROOT / "tests" / "core" / "killed.py")]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.process = subprocess.Popen(command, env=environment, **pipes)
@@ -669,5 +735,5 @@ def test_a_log_is_whole(tmp_path, monkeypatch):
     log = [entry for entry in log if entry[0] not in ("opened", "loaded", "saved", "finished")]
     now, safe = replayed(log, {})
     left = {str(Path(name).relative_to("run")): file.now for name, file in now.items() if file}
-    assert left == files(tmp_path / "run") and json.loads(left["run.json"])["schema"] == runs.SCHEMA
+    assert left == files(tmp_path / "run") and json.loads(left["run.json"])["schema"] == SCHEMA
     assert {k for k, v in safe.items() if v} == {k for k, v in now.items() if v} | {k for k in safe if "states/" in k and safe[k]}

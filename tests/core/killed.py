@@ -1,4 +1,4 @@
-"""Trainings for test_runs.py to kill. A line on standard input names a folder; a child of this process trains in it. The
+"""Trainings for test_store.py to kill. A line on standard input names a folder; a child of this process trains in it. The
 next line says that nobody will kill it any more, and its status is told.
 
 TensorFlow takes seconds to import, so it is imported once, and a child is forked for each line. No operation has run and no
@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 
-from distillnb.runs import Store, reproducible
+from distillnb.store import Store, reproducible
 
 UNITS, SAVES, STEPS = ("seed-0", "seed-1"), 30, 20  # two trainings of 600 steps, a save after each 20
 
@@ -46,7 +46,7 @@ def work(folder, environment):
     from distillnb.optimizers import adam, sgd
     from distillnb.training import gradient, start, train
 
-    options = dict(resume=True, environment=environment, say=lambda text: tell("said", text))
+    options = dict(resume=True, environment=environment, log=lambda text: tell("said", text))
     with Store(folder, {"steps": SAVES * STEPS}, **options) as store:
         tell("opened")
         model, problem, train_data, val_data = setting()
