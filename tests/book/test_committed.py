@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from book import CHAPTERS, NBS, NOTEBOOKS, ROOT, cells, source
+from notebooks import CHAPTERS, NBS, NOTEBOOKS, ROOT, cells, source
 
 FORBIDDEN = {
     "a path of one machine": re.compile(r"(?<![\w.])/(?:home|root|work|Users|mnt)/\w|\b[A-Z]:\\Users"),
@@ -23,7 +23,7 @@ FORBIDDEN = {
 ALLOWED = {
     "Makefile": {"the shared folder"},
     ".ci/run": {"the shared folder"},
-    "tests/execute.py": {"a private address"},
+    "tools/execute.py": {"a private address"},
 }
 COLUMNS = ["method", "n", "accuracy_mean", "accuracy_sd", "steps", "hypergradients", "seconds"]
 CLEAN = ("synthetic-clean", "fashion-mnist-clean", "reduced-cifar10-clean")
@@ -88,7 +88,7 @@ def test_jupyter_does_not_ask_for_a_kernel(path):
 def test_ruff():
     "What people write; the modules are checked where they come from, in the notebooks."
     ruff = Path(sys.executable).with_name("ruff")
-    command = [ruff, "check", "--output-format=concise", "nbs", "tests", "benchmarks", "setup.py"]
+    command = [ruff, "check", "--output-format=concise", "nbs", "tests", "tools", "benchmarks", "setup.py"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 

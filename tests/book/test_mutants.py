@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from book import NBS, ROOT, executed, flags, source
+from notebooks import NBS, ROOT, executed, flags, source
 from execute import run_notebook
 
 

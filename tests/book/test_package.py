@@ -9,7 +9,7 @@ import zipfile
 from importlib.metadata import PathDistribution
 
 import pytest
-from book import CHAPTERS, PACKAGE, ROOT, module
+from notebooks import CHAPTERS, PACKAGE, ROOT, module
 from packaging.requirements import Requirement
 
 
@@ -54,8 +54,8 @@ def away(site, *command):
 
 def test_wheel_has_the_modules_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {f"distillnb/{name}.py" for name in map(module, CHAPTERS) if name}
-    modules |= {"distillnb/__init__.py", "distillnb/_modidx.py"}
+    modules = {f"distillnb/{name.replace('.', '/')}.py" for name in map(module, CHAPTERS) if name}
+    modules |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("_*.py")}
     assert {name for name in names if ".dist-info/" not in name} == modules
     assert any(name.endswith("/licenses/LICENSE") for name in names), "the licence must travel with the wheel"
 
@@ -67,7 +67,7 @@ def test_facts(facts):
     assert facts.metadata["Requires-Python"] == ">=3.11"
     assert facts.metadata["Description-Content-Type"] == "text/markdown"
     assert [(e.group, e.name, e.value) for e in facts.entry_points] == [
-        ("console_scripts", "distillnb", "distillnb.cli:main")
+        ("console_scripts", "distillnb", "distillnb.lab.cli:main")
     ]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
-from book import ROOT
+from notebooks import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

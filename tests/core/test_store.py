@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from book import ROOT
+from notebooks import ROOT
 
 from distillnb import store as module
 from distillnb.store import SCHEMA, Checkpoints, Store, reproducible, seal, unseal
