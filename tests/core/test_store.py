@@ -2,7 +2,8 @@
 
 A recording stand-in for `os` writes down every change to the disk. From such a log, `image`
 computes what a crash would leave behind at any moment, under several models of a crash; then the
-session is resumed from that. `SOAK=100` asks for a hundred kills of real trainings instead of twenty.
+session is resumed from that. `SOAK=100` asks for a hundred kills of real trainings
+instead of twenty.
 """
 
 import base64
