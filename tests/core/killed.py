@@ -1,8 +1,11 @@
-"""Trainings for test_store.py to kill. A line on standard input names a folder; a child of this process trains in it. The
-next line says that nobody will kill it any more, and its status is told.
+"""Trainings for test_store.py to kill.
 
-TensorFlow takes seconds to import, so it is imported once, and a child is forked for each line. No operation has run and no
-thread has started by then (that is checked), so the child begins as a fresh process would.
+A line on standard input names a folder; a child of this process trains in it. The next line says
+that nobody will kill it any more, and its status is printed.
+
+TensorFlow takes seconds to import, so it is imported once, and a child is forked for each line. No
+operation has run and no thread has started by then (that is checked), so the child begins as a
+fresh process would.
 """
 
 import hashlib
@@ -11,10 +14,14 @@ import sys
 
 from distillnb.store import Store, reproducible
 
-UNITS, SAVES, STEPS = ("seed-0", "seed-1"), 30, 20  # two trainings of 600 steps, a save after each 20
+UNITS, SAVES, STEPS = (
+    ("seed-0", "seed-1"),
+    30,
+    20,
+)  # two trainings of 600 steps, a save after each 20
 
 
-def tell(*words):
+def print_words(*words):
     print(*words, flush=True)
 
 
@@ -31,8 +38,15 @@ def setting():
     from distillnb.losses import distillation, smooth
 
     keras.utils.set_random_seed(0)
-    parts = [keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.ReLU()]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *parts, keras.layers.Dropout(0.2, seed=0), keras.layers.Dense(10)])
+    parts = [
+        keras.layers.Flatten(),
+        keras.layers.Dense(8),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+    ]
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), *parts, keras.layers.Dropout(0.2, seed=0), keras.layers.Dense(10)]
+    )
     piles = digits(train=200, validation=100)
     train, validation = ({"x": pile.x, "y": pile.y} for pile in (piles.train, piles.validation))
     train["teacher_logits"] = np.random.default_rng(0).normal(size=(200, 10)).astype("float32")
@@ -46,27 +60,51 @@ def work(folder, environment):
     from distillnb.optimizers import adam, sgd
     from distillnb.training import gradient, start, train
 
-    options = dict(resume=True, environment=environment, log=lambda text: tell("said", text))
+    options = dict(
+        resume=True, environment=environment, log=lambda text: print_words("logged", text)
+    )
     with Store(folder, {"steps": SAVES * STEPS}, **options) as store:
-        tell("opened")
+        print_words("opened")
         model, problem, train_data, val_data = setting()
         optimizer, move = adam(0.01), gradient(sgd(0.05))
-        weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
+        weights, kept = (
+            [v.numpy() for v in vs]
+            for vs in (model.trainable_variables, model.non_trainable_variables)
+        )
         options = dict(batch_sizes=(16, 16), jit_compile=False, steps_per_call=STEPS)
         for seed, unit in enumerate(UNITS):
             if unit in store:
                 continue
-            state = start([w * 0.1 * (seed + 1) for w in weights], [0.0, 0.0, 0.0], optimizer, move, kept)
+            state = start(
+                [w * 0.1 * (seed + 1) for w in weights], [0.0, 0.0, 0.0], optimizer, move, kept
+            )
             arrays, notes = store.load(unit) or (None, {"saves": 0})
             if arrays:
                 state = tf.nest.pack_sequence_as(state, [tf.constant(a) for a in arrays])
             for n in range(notes["saves"], SAVES):
-                state = train(problem, optimizer, move, state, train_data, val_data, STEPS, seeds=seed, **options).state
+                state = train(
+                    problem,
+                    optimizer,
+                    move,
+                    state,
+                    train_data,
+                    val_data,
+                    STEPS,
+                    seeds=seed,
+                    **options,
+                ).state
                 store.save(unit, tf.nest.flatten(state), {"saves": n + 1})
-                tell("saved", unit, n + 1)
+                print_words("saved", unit, n + 1)
             final = [a.numpy() for a in tf.nest.flatten(state)]
-            store.finish(unit, {"lam": state.lam.numpy().tolist(), "state": digest(final), "steps": int(state.step)})
-        tell("done")
+            store.finish(
+                unit,
+                {
+                    "lam": state.lam.numpy().tolist(),
+                    "state": digest(final),
+                    "steps": int(state.step),
+                },
+            )
+        print_words("done")
 
 
 def main():
@@ -77,7 +115,7 @@ def main():
     import tensorflow  # noqa: F401
 
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-    tell("ready", threads)
+    print_words("ready", threads)
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
@@ -85,11 +123,11 @@ def main():
                 work(line.strip(), environment)
                 os._exit(0)
             finally:
-                tell("failed")
+                print_words("failed")
                 os._exit(1)
-        tell("child", pid)
+        print_words("child", pid)
         sys.stdin.readline()
-        tell("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print_words("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 if __name__ == "__main__":

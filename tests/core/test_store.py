@@ -1,8 +1,9 @@
-"""A run is a folder you can kill: at every operation on the disk, at random moments, with a full disk, with rotten bits.
+"""A run outlives a crash at every operation on the disk, kills, full disks, and rotten bits.
 
-A recording stand-in for `os` writes down every change to the disk. From such a log, `image` computes what a crash would
-leave behind at any moment, under several models of a crash; then the session is resumed from that. `SOAK=100` asks for
-a hundred kills of real trainings instead of twenty.
+A recording stand-in for `os` writes down every change to the disk. From such a log, `image`
+computes what a crash would leave behind at any moment, under several models of a crash; then the
+session is resumed from that. `SOAK=100` asks for a hundred kills of real trainings
+instead of twenty.
 """
 
 import base64
@@ -55,9 +56,9 @@ def truth(unit, n, size):
     return x
 
 
-def session(folder, script, mark=lambda *what: None, tell=None, **options):
-    "Start or resume, and finish; every state that is loaded is compared with the truth. The records by unit."
-    with Store(folder, {"script": script}, resume=True, log=tell or (lambda text: None), **options) as store:
+def session(folder, script, mark=lambda *what: None, log=lambda text: None, **options):
+    "Start or resume, and finish; compare every loaded state with the truth. The records by unit."
+    with Store(folder, {"script": script}, resume=True, log=log, **options) as store:
         mark("opened", tuple(r["unit"] for r in store.records))
         for unit, saves, size in script:
             if unit in store:
@@ -77,11 +78,18 @@ def session(folder, script, mark=lambda *what: None, tell=None, **options):
 
 
 def expected(script):
-    return {unit: {"unit": unit, "x": truth(unit, n, size).tolist(), "saves": n} for unit, n, size in script}
+    return {
+        unit: {"unit": unit, "x": truth(unit, n, size).tolist(), "saves": n}
+        for unit, n, size in script
+    }
 
 
 def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
 # stand-ins for the module `os`
@@ -150,7 +158,9 @@ def recorded(monkeypatch, folder, script, disk=Disk, **options):
     "The log of a session: changes of the disk, and what the session knew in between."
     log = []
     with monkeypatch.context() as patched:
-        patched.setattr(module, "os", disk(folder.parent, lambda *what: log.append(what), **options))
+        patched.setattr(
+            module, "os", disk(folder.parent, lambda *what: log.append(what), **options)
+        )
         result = session(folder, script, lambda *what: log.append(what))
     return log, result
 
@@ -164,7 +174,7 @@ class File:
 
 
 def replayed(log, start, torn=False):
-    "The disk after a log: names now, names that are safe; a file knows its data now and its data that are safe."
+    "The disk after a log: names now and names that are safe, each file with such data as well."
     now = {name: None if data is None else File(data) for name, data in start.items()}
     safe = dict(now)
     for i, (what, name, *more) in enumerate(log):
@@ -183,8 +193,8 @@ def replayed(log, start, torn=False):
         elif what == "fsync" and isinstance(now.get(name), File):
             now[name].safe = now[name].now
         elif what == "fsync":
-            inside = lambda entry: (os.path.dirname(entry) or ".") == name
-            safe = {k: v for k, v in safe.items() if not inside(k)} | {k: v for k, v in now.items() if inside(k)}
+            elsewhere = {k: v for k, v in safe.items() if (os.path.dirname(k) or ".") != name}
+            safe = elsewhere | {k: v for k, v in now.items() if (os.path.dirname(k) or ".") == name}
     return now, safe
 
 
@@ -206,7 +216,9 @@ def image(log, start, model, rng):
 def some(file, rng):
     "Data that were not synchronised: all, none, half, or as many zeros."
     new = file.now[len(file.safe) :] if file.now.startswith(file.safe) else b""
-    return rng.choice([file.now, file.safe, file.safe + new[: len(new) // 2], file.safe + bytes(len(new))])
+    return rng.choice(
+        [file.now, file.safe, file.safe + new[: len(new) // 2], file.safe + bytes(len(new))]
+    )
 
 
 def put(image, place):
@@ -216,7 +228,7 @@ def put(image, place):
 
 
 def durable(log, script):
-    "What a session had been promised when the crash came: finished units, and the number of the last save of each."
+    "What was promised when the crash came: finished units, and the number of each last save."
     finished, saves = set(), {}
     for what, *more in log:
         if what == "opened":
@@ -229,18 +241,27 @@ def durable(log, script):
 
 
 def crash(log, start, model, rng, place, script, monkeypatch):
-    "Crash at the end of the log, resume, and compare with what was promised. The image and the log of the resumption."
-    left = image([entry for entry in log if entry[0] not in ("opened", "loaded", "saved", "finished")], start, model, rng)
+    "Crash at the end of a log, resume, compare with what was promised. The image and the new log."
+    left = image(
+        [entry for entry in log if entry[0] not in ("opened", "loaded", "saved", "finished")],
+        start,
+        model,
+        rng,
+    )
     place.mkdir()
     put(left, place)
-    begin = files(place) | {str(folder.relative_to(place)): None for folder in place.rglob("*") if folder.is_dir()}
+    begin = files(place) | {
+        str(folder.relative_to(place)): None for folder in place.rglob("*") if folder.is_dir()
+    }
     again, result = recorded(monkeypatch, place / "run", script)
     finished, saves = durable(log, script)
     opened = next(more[0] for what, *more in again if what == "opened")
     assert finished <= set(opened)
     for what, *more in again:
         if what == "loaded":
-            assert more[1] >= saves.get(more[0], 0), f"{more[0]}: the state of save {saves[more[0]]} was durable"
+            assert more[1] >= saves.get(more[0], 0), (
+                f"{more[0]}: the state of save {saves[more[0]]} was durable"
+            )
     assert result == expected(script)
     shutil.rmtree(place)
     return begin, again
@@ -265,7 +286,11 @@ def test_crash_at_every_operation(script, place, monkeypatch):
             if rng.random() < 0.2:  # and once more, while the first crash is being mended
                 cut, model = rng.randrange(len(again)), rng.choice(MODELS)
                 finished, saves = durable(log[:k], script)
-                known = [("opened", tuple(finished)), *(("saved", *item) for item in saves.items()), *again[:cut]]
+                known = [
+                    ("opened", tuple(finished)),
+                    *(("saved", *item) for item in saves.items()),
+                    *again[:cut],
+                ]
                 crash(known, begin, model, rng, place / f"{seen}", script, monkeypatch)
                 seen += 1
     print(f"{seen} failpoints")
@@ -273,7 +298,7 @@ def test_crash_at_every_operation(script, place, monkeypatch):
 
 
 def test_the_models_of_a_crash_can_fail(place, monkeypatch):
-    "Without the fsync of the folder, or of the file, the same test finds lost states: it is not blind."
+    "Without the fsync of folders, or of files, the same test finds lost states: it is not blind."
     script, rng = SCRIPTS["one long one"], random.Random(0)
     for slip, model, folders in (("folders", "lost", True), ("files", "mixed", False)):
         (place / slip).mkdir()
@@ -311,7 +336,11 @@ class Faulty(Disk):
 
 ENOSPC = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAULTS = {
-    "Ctrl-C": ({"write", "fsync", "replace", "unlink", "truncate", "create", "mkdir"}, KeyboardInterrupt(), False),
+    "Ctrl-C": (
+        {"write", "fsync", "replace", "unlink", "truncate", "create", "mkdir"},
+        KeyboardInterrupt(),
+        False,
+    ),
     "disk full": ({"write", "create"}, ENOSPC, False),
     "disk full in the middle": ({"write"}, ENOSPC, True),
     "input/output error": ({"fsync", "replace"}, OSError(errno.EIO, os.strerror(errno.EIO)), False),
@@ -320,7 +349,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_change_fails(fault, place, monkeypatch):
-    "The error goes up with a clear message; what was saved is there, for a new process and for this one."
+    "A clear error goes up; what was saved is there, for a new process and for this one."
     script, (kinds, error, part), met = SCRIPTS["three units"], FAULTS[fault], 0
     for n in range(1, 1000):
         folder, log = place / f"{n}", []
@@ -335,7 +364,9 @@ def test_a_change_fails(fault, place, monkeypatch):
                     assert caught.errno == error.errno
                     opened = [entry for entry in log if entry[0] == "opened"]
                     assert not opened or ("intact" in str(caught) and str(folder) in str(caught))
-            assert session(folder, script, lambda *what, log=log: log.append(("again", *what))) == expected(script)
+            assert session(
+                folder, script, lambda *what, log=log: log.append(("again", *what))
+            ) == expected(script)
         finished, saves = durable(log, script)
         again = [entry[1:] for entry in log if entry[0] == "again"]
         assert finished <= set(again[0][1])
@@ -350,7 +381,9 @@ def test_go_on_in_the_same_store_after_a_failure(place, monkeypatch):
         with Store(place / f"{n}", {}) as store:
             store.save("a", [np.zeros(3)], {"n": 0})
             with monkeypatch.context() as patched:
-                patched.setattr(module, "os", Faulty(place, n, {"write", "fsync", "replace"}, ENOSPC))
+                patched.setattr(
+                    module, "os", Faulty(place, n, {"write", "fsync", "replace"}, ENOSPC)
+                )
                 try:
                     store.save("a", [np.ones(3)], {"n": 1})
                     store.finish("b", {})
@@ -373,7 +406,7 @@ def python(code, *arguments, **options):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to the size of a file")
 def test_a_real_limit(tmp_path):
-    "The system itself refuses to write on, in the middle of a file and in the middle of the journal."
+    "The system refuses to write on, in the middle of a file and in the middle of the journal."
     code = """
 import resource, signal, sys
 import numpy as np
@@ -383,9 +416,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 with Store(sys.argv[1], {}) as store:
     store.finish("a", {"n": 1})
     store.save("b", [np.ones(10)], {"n": 1})
-    for attempt in (lambda: store.save("b", [np.ones(1000)], {"n": 2}), lambda: store.finish("c", {"n": "x" * 9000})):
+    big = {"n": "x" * 9000}
+    for method, name, content in ((store.save, "b", [np.ones(1000)]), (store.finish, "c", big)):
         try:
-            attempt()
+            method(name, content)
         except OSError as error:
             print(error)
     store.finish("d", {"n": 4})
@@ -393,16 +427,18 @@ with Store(sys.argv[1], {}) as store:
     done = python(code, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("File too large (what was saved before is intact") == 2, done.stdout
-    said = []
-    with Store(tmp_path / "run", {}, resume=True, log=said.append) as store:
+    logged = []
+    with Store(tmp_path / "run", {}, resume=True, log=logged.append) as store:
         assert [r["unit"] for r in store.records] == ["a", "d"] and store.load("b")[1] == {"n": 1}
-    assert not said and not [name for name in files(tmp_path) if name.endswith(".tmp")]
+    assert not logged and not [name for name in files(tmp_path) if name.endswith(".tmp")]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     session(tmp_path / "run", SCRIPTS["one long one"])
     before = files(tmp_path)
-    readonly = Faulty(tmp_path, 1, {"create", "truncate", "write"}, OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    readonly = Faulty(
+        tmp_path, 1, {"create", "truncate", "write"}, OSError(errno.EROFS, os.strerror(errno.EROFS))
+    )
     for folder in ("run", "new"):
         with monkeypatch.context() as patched:
             patched.setattr(module, "os", readonly)
@@ -438,12 +474,21 @@ except PermissionError as error:
 
 def test_two_starters(tmp_path):
     "The second is refused by name; when the first is killed, it may go on."
-    code = "import sys; from distillnb.store import Store; s = Store(sys.argv[1], {}); print(flush=True); sys.stdin.read()"
+    code = """
+import sys
+from distillnb.store import Store
+store = Store(sys.argv[1], {})
+print(flush=True)
+sys.stdin.read()
+"""
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     first.stdout.readline()
     for resume in (False, True):
-        with pytest.raises(BlockingIOError, match=f"run is in use by process {first.pid} on .* since 20.*wait for it"):
+        with pytest.raises(
+            BlockingIOError,
+            match=f"run is in use by process {first.pid} on .* since 20.*wait for it",
+        ):
             Store(tmp_path / "run", {}, resume=resume)
     first.kill()
     first.communicate()
@@ -451,7 +496,13 @@ def test_two_starters(tmp_path):
 
 
 def test_foreign_files_are_left_alone(tmp_path):
-    foreign = {"notes.txt": b"x", ".notes.tmp": b"y", "states/.x.tmp": b"z", "states/readme": b"", "journal.bak": b"j"}
+    foreign = {
+        "notes.txt": b"x",
+        ".notes.tmp": b"y",
+        "states/.x.tmp": b"z",
+        "states/readme": b"",
+        "journal.bak": b"j",
+    }
     (tmp_path / "states").mkdir()
     for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
@@ -475,16 +526,23 @@ def test_run_files_without_a_run(name, tmp_path):
 
 
 def test_every_byte_may_rot(place, monkeypatch):
-    "A turned bit is healed with the same records in the end, or refused by the name of the file."
+    "After a turned bit, the records are the same in the end, or the file is refused by its name."
     script, rng, outcomes = [("a", 1, 2), ("b", 0, 2), ("c", 3, 2)], random.Random(0), {}
     halfway = Faulty(place, 10**6, {"replace"}, KeyboardInterrupt())
     with monkeypatch.context() as patched:
         patched.setattr(module, "os", halfway)
-        stop = lambda *what: setattr(halfway, "left", 1) if what == ("saved", "c", 2) else None
+
+        def stop(*what):
+            if what == ("saved", "c", 2):
+                halfway.left = 1
+
         with pytest.raises(KeyboardInterrupt):
             session(place / "run", script, stop)
     sound = files(place / "run")
-    assert len([name for name in sound if name.startswith("states/c") and not name.endswith("tmp")]) >= 4
+    assert (
+        len([name for name in sound if name.startswith("states/c") and not name.endswith("tmp")])
+        >= 4
+    )
     monkeypatch.setattr(module, "os", Disk(place))
     for name, data in sound.items():
         for position in range(len(data)):
@@ -492,10 +550,13 @@ def test_every_byte_may_rot(place, monkeypatch):
             rotten[position] ^= 1 << rng.randrange(8)
             for other, content in (sound | {name: bytes(rotten)}).items():
                 (place / "run" / other).write_bytes(content)
-            said = []
+            logged = []
             try:
-                assert session(place / "run", script, tell=said.append) == expected(script), (name, position)
-                outcome = "healed" if said else "unnoticed"
+                assert session(place / "run", script, log=logged.append) == expected(script), (
+                    name,
+                    position,
+                )
+                outcome = "recovered" if logged else "unnoticed"
             except ValueError as error:
                 assert f"{name} is damaged" in str(error)
                 outcome = "refused"
@@ -505,10 +566,10 @@ def test_every_byte_may_rot(place, monkeypatch):
     counts = {key: len(positions) for key, positions in outcomes.items()}
     print(counts)
     assert counts["run.json", "refused"] == len(sound["run.json"])
-    assert counts["journal", "healed"] == len(sound["journal"])
+    assert counts["journal", "recovered"] == len(sound["journal"])
     newest = "states/c-000002"
     for kind in ("json", "npz"):
-        assert counts[f"{newest}.{kind}", "healed"] == len(sound[f"{newest}.{kind}"])
+        assert counts[f"{newest}.{kind}", "recovered"] == len(sound[f"{newest}.{kind}"])
 
 
 # what does not fit
@@ -519,7 +580,10 @@ def reseal(folder, **changes):
     path.write_bytes(seal(unseal(path.read_bytes()) | changes))
 
 
-@pytest.mark.parametrize("schema, cure", [(2, "newer distillnb: upgrade"), (0, "older or unknown"), ("x", "older or unknown")])
+@pytest.mark.parametrize(
+    "schema, cure",
+    [(2, "newer distillnb: upgrade"), (0, "older or unknown"), ("x", "older or unknown")],
+)
 def test_other_schemas(schema, cure, tmp_path):
     Store(tmp_path, {}).close()
     reseal(tmp_path, schema=schema)
@@ -533,7 +597,10 @@ def test_another_configuration_is_named(tmp_path):
     for changed, named in [
         ({"steps": 200}, r"configuration\.steps: was 100, now 200"),
         ({"steps": 100.0}, r"configuration\.steps: was 100, now 100\.0"),
-        ({"student": {"units": [8, 16], "rate": 0.1}}, r"configuration\.student\.units: was \[8, 8\], now \[8, 16\]"),
+        (
+            {"student": {"units": [8, 16], "rate": 0.1}},
+            r"configuration\.student\.units: was \[8, 8\], now \[8, 16\]",
+        ),
         ({"student": {"units": [8, 8]}}, r"configuration\.student\.rate: was 0\.1, now missing"),
         ({"student": None}, r"configuration\.student: was .*, now null"),
         ({"new": 1}, r"configuration\.new: was missing, now 1"),
@@ -555,7 +622,9 @@ def test_another_environment_is_a_warning_where_the_store_is_opened(tmp_path):
         Store(tmp_path, {}, resume=True, environment=environment).close()
         Store(tmp_path, {}, resume=True).close()
     versions = environment["versions"] | {"numpy": "0.1"}
-    with pytest.warns(UserWarning, match=r"environment\.versions\.numpy: was .* now \"0\.1\"") as caught:
+    with pytest.warns(
+        UserWarning, match=r"environment\.versions\.numpy: was .* now \"0\.1\""
+    ) as caught:
         Store(tmp_path, {}, resume=True, environment=environment | {"versions": versions}).close()
     assert caught[0].filename == __file__
 
@@ -563,7 +632,11 @@ def test_another_environment_is_a_warning_where_the_store_is_opened(tmp_path):
 @pytest.mark.parametrize("name", ["", "a/b", "..\\a", "a b", "ü", "x" * 101, "a\n"])
 def test_names_of_units(name, tmp_path):
     with Store(tmp_path, {}) as store:
-        for attempt in (lambda: store.save(name, []), lambda: store.load(name), lambda: store.finish(name, {})):
+        for attempt in (
+            lambda: store.save(name, []),
+            lambda: store.load(name),
+            lambda: store.finish(name, {}),
+        ):
             with pytest.raises(ValueError, match="a unit's name"):
                 attempt()
 
@@ -582,7 +655,14 @@ def test_names_that_resemble_each_other(tmp_path):
 
 def test_what_comes_back_is_what_went_in(tmp_path):
     special = np.array([np.nan, np.inf, -0.0, 5e-324])
-    arrays = [special, special.astype(">f8"), np.float16(1.5), np.zeros((0, 3), bool), np.array("é"), np.eye(3, order="F")]
+    arrays = [
+        special,
+        special.astype(">f8"),
+        np.float16(1.5),
+        np.zeros((0, 3), bool),
+        np.array("é"),
+        np.eye(3, order="F"),
+    ]
     with Store(tmp_path, {}) as store:
         store.save("a", arrays, {"rate": float("nan"), "big": 2**70, "text": "\ud800"})
         back, notes = store.load("a")
@@ -645,15 +725,15 @@ def test_a_folder_of_an_older_version_opens(tmp_path):
     (tmp_path / "old" / "states").mkdir(parents=True)
     for name, data in (old | states).items():
         (tmp_path / "old" / name).write_bytes(data)
-    configuration, said = {"steps": 20, "shape": (2, 3)}, []
-    options = dict(environment={"threads": 1}, log=said.append)
+    configuration, logged = {"steps": 20, "shape": (2, 3)}, []
+    options = dict(environment={"threads": 1}, log=logged.append)
     with Store(tmp_path / "old", configuration, resume=True, **options) as store:
         assert store.records == [{"unit": "a", "accuracy": 0.9, "shape": [2, 3]}]
         arrays, notes = store.load("b")
         assert notes == {"step": 5} and list(arrays) == ["w"] and arrays["w"].tolist() == [0, 1]
     with Store(tmp_path / "new", configuration, **options) as store:
         store.finish("a", {"accuracy": 0.9, "shape": (2, 3)})
-    assert not said and old.items() <= files(tmp_path / "new").items()
+    assert not logged and old.items() <= files(tmp_path / "new").items()
 
 
 # real trainings
@@ -664,8 +744,14 @@ class Trainings:
 
     def __init__(self):
         command = [sys.executable, str(ROOT / "tests" / "core" / "killed.py")]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "OPENBLAS_NUM_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "1",
+        }
+        pipes = dict(
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         self.process = subprocess.Popen(command, env=environment, **pipes)
         assert self.read() == ["ready", "1"], "something has started threads before the fork"
 
@@ -679,11 +765,14 @@ class Trainings:
         self.process.stdin.flush()
 
     def run(self, folder, word="done", delay=0.0):
-        "Train, and kill it some seconds after it has said a word. The exit status and the lines it said."
+        "Train, and kill it some seconds after it has printed a word. The status and its lines."
         self.write(folder)
         lines = [self.read()]
-        said = lambda *words: any(line[0] in words for line in lines)
-        while not (said("child") and said(word, "done", "failed")):
+
+        def read_already(*words):
+            return any(line[0] in words for line in lines)
+
+        while not (read_already("child") and read_already(word, "done", "failed")):
             lines.append(self.read())
         if word != "done":
             time.sleep(delay)
@@ -701,7 +790,7 @@ class Trainings:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_real_trainings(tmp_path, capfd):
-    "SIGKILL at random moments; in the end, the bits of records and states are those of a run that nobody killed."
+    "SIGKILL at random moments; in the end, the bits are those of a run that nobody killed."
     trainings, rng, kills, folders, began = Trainings(), random.Random(0), 0, 0, time.monotonic()
     try:
         status, _ = trainings.run(tmp_path / "undisturbed")
@@ -716,7 +805,7 @@ def test_kill_real_trainings(tmp_path, capfd):
                 status, lines = trainings.run(folder, word, rng.uniform(0, 1.0))
                 assert status in (0, -signal.SIGKILL)
                 kills += status != 0
-                assert not [line for line in lines if line[0] == "said" and "damaged" in line]
+                assert not [line for line in lines if line[0] == "logged" and "damaged" in line]
                 for _, unit, n in (line for line in lines if line[0] == "saved"):
                     assert int(n) > saves.get(unit, 0), "a durable save was lost"
                     saves[unit] = int(n)
@@ -724,7 +813,7 @@ def test_kill_real_trainings(tmp_path, capfd):
     finally:
         trainings.close()
     with capfd.disabled():
-        print(f"\n{kills} kills in {folders} runs, {time.monotonic() - began:.0f} s: every run ended with the same bits")
+        print(f"\n{kills} kills in {folders} runs, {time.monotonic() - began:.0f} s: the same bits")
     assert kills >= KILLS
 
 
@@ -736,4 +825,6 @@ def test_a_log_is_whole(tmp_path, monkeypatch):
     now, safe = replayed(log, {})
     left = {str(Path(name).relative_to("run")): file.now for name, file in now.items() if file}
     assert left == files(tmp_path / "run") and json.loads(left["run.json"])["schema"] == SCHEMA
-    assert {k for k, v in safe.items() if v} == {k for k, v in now.items() if v} | {k for k in safe if "states/" in k and safe[k]}
+    assert {k for k, v in safe.items() if v} == {k for k, v in now.items() if v} | {
+        k for k in safe if "states/" in k and safe[k]
+    }
