@@ -12,7 +12,15 @@ from functools import lru_cache
 import tensorflow as tf
 
 from .bilevel import Bilevel
-from .hypergradient import Step, Student, _descend, _look, _slopes, _stepped, plain_step
+from distillnb.hypergradient import (
+    Step,
+    StudentState,
+    apply_update,
+    grad_or_zero,
+    plain_step,
+    train_gradient,
+    validation_gradient,
+)
 from .optimizers import Optimizer
 
 # %% ../nbs/05b_horizons.ipynb #e385f5e3
@@ -44,7 +52,7 @@ def _through_tape(K, through):
                     tape.watch(lam)
                 student, inner_loss = plain_step(problem, optimizer, student, lam, _nth(train_batch, k))
             outer_loss = problem.outer(student.weights, val_batch, student.non_trainable)
-        return Step(_slopes(tape, outer_loss, lam), student, inner_loss, outer_loss)
+        return Step(grad_or_zero(tape, outer_loss, lam), student, inner_loss, outer_loss)
 
     return _route
 
@@ -127,9 +135,9 @@ def unrolled(
 
 # %% ../nbs/05b_horizons.ipynb #0f7282d6
 def with_tangents(
-    student: Student,  # before the step from which on the dependence on lam counts
+    student: StudentState,  # before the step from which on the dependence on lam counts
     lam: tf.Tensor,  # [P], a plain vector
-) -> Student:
+) -> StudentState:
     "The student with tangents of zero, as `forward_mode` wants it. Raises ValueError if lam is not a vector."
     if not tf.is_tensor(lam) or lam.shape.rank != 1:
         raise ValueError(f"forward mode carries one tangent for each component of a vector lam [P], got {lam}")
@@ -139,7 +147,7 @@ def with_tangents(
 def forward_mode(
     problem: Bilevel,  # the inner and the outer loss
     optimizer: Optimizer,  # of the student
-    student: Student,  # before the step, with tangents: see `with_tangents`
+    student: StudentState,  # before the step, with tangents: see `with_tangents`
     lam: tf.Tensor,  # [P] metaparameters
     train_batch: dict,  # what `problem.inner` reads
     val_batch: dict,  # what `problem.outer` reads
@@ -219,16 +227,16 @@ def implicit(
 def _at_minimum(solve, steps, tolerance, damping, rate):
     def _route(problem, optimizer, student, lam, train_batch, val_batch):
         _trust(problem)
-        outer_loss, v = _look(problem, student, val_batch)
+        outer_loss, v = validation_gradient(problem, student, val_batch)
         product = lambda d: _add(damping, d, _hessian_product(problem, student, lam, train_batch, d))
         q = solve(product, v, steps, rate)
         left = _add(-1.0, product(q), v)
         residual = _judged(tf.math.sqrt(tf.math.divide_no_nan(_dot(left, left), _dot(v, v))), steps, tolerance)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(lam)
-            gradients, after, inner_loss = _descend(problem, student, lam, train_batch)
-        slopes = _slopes(tape, gradients, lam, output_gradients=[-x for x in q])
-        return Step(slopes, _stepped(optimizer, student, gradients, after), inner_loss, outer_loss, residual)
+            gradients, after, inner_loss = train_gradient(problem, student, lam, train_batch)
+        slopes = grad_or_zero(tape, gradients, lam, output_gradients=[-x for x in q])
+        return Step(slopes, apply_update(optimizer, student, gradients, after), inner_loss, outer_loss, residual)
 
     return _route
 
@@ -236,7 +244,7 @@ def _at_minimum(solve, steps, tolerance, damping, rate):
 def _hessian_product(problem, student, lam, batch, direction):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(student.weights)
-        gradients, *_ = _descend(problem, student, lam, batch)
+        gradients, *_ = train_gradient(problem, student, lam, batch)
     return tape.gradient(gradients, student.weights, output_gradients=direction, unconnected_gradients="zero")
 
 # %% ../nbs/05b_horizons.ipynb #5c75c019
