@@ -205,9 +205,9 @@ def ratios(runners, rounds=7):
 # %% ../../nbs/2_hypergradient/25_cost.ipynb #33ff353d
 ROWS = {  # student: (steps of a run, rounds, estimators of the quick table)
     "linear": (2000, 5, ("one_step", "finite_difference", "forward_mode")),
-    "mlp": (100, 5, ("one_step", "one_step_quarter", "nested_tape", "finite_difference")),
-    "conv": (10, 5, ("one_step", "one_step_quarter", "finite_difference")),
-    "resnet": (2, 3, ("one_step", "one_step_quarter")),
+    "mlp": (100, 5, ("one_step", "one_step_quarter")),
+    "conv": (6, 3, ("one_step", "one_step_quarter", "finite_difference")),
+    "resnet": (1, 3, ("one_step", "one_step_quarter")),
 }
 
 
