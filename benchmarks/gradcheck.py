@@ -1,10 +1,10 @@
-"""Random problems against retraining: every exact route to the hypergradient, on whatever the library can train.
+"""Random problems against retraining: every exact estimator to the hypergradient, on whatever the library can train.
 
     make gradcheck N=1000                            a thousand problems, one process for each core
     python benchmarks/gradcheck.py --seed 17         one problem, told at length
 
 A problem is a pure function of its seed: an architecture, an optimizer in the middle of its training, K steps, batches,
-metaparameters. In float64 the hypergradient g of each exact route (K = 1: `one_step`, `nested_tape`, `forward_product`;
+metaparameters. In float64 the hypergradient g of each exact estimator (K = 1: `one_step`, `nested_tape`, `forward_product`;
 K > 1: `unrolled` with and without `recompute`, `forward_mode`) must agree with f, the slope of the outer loss of students
 that were retrained by K plain steps with nudged metaparameters:
 
@@ -21,15 +21,15 @@ is left of f(h) + f(-h) - 2 f(0) over h, which vanishes with h unless the one-si
 a problem counts as a "kink" if something in it has kinks (relu and its like, the second derivative of elu, max-pool, a clipped
 gradient, the |g| in Adam's root at g = 0). Otherwise it is "chaotic" if changing the last bit of every weight moves the outer
 loss by so much that no difference of it over such a step could be good enough; else "unresolved". None of them is a pass, and
-an unresolved problem fails the run. So does a route that raises, is not finite, or does not end at the outer loss of the
+an unresolved problem fails the run. So does a estimator that raises, is not finite, or does not end at the outer loss of the
 retrained student.
 
-The first route in float32 is compared with float64 on the same inputs, rounded to float32 for both:
+The first estimator in float32 is compared with float64 on the same inputs, rounded to float32 for both:
 max |g32 - g64| / (max |g64| + 1e-3 scale). The median of all must be at most 1e-6, and 99 % within 1e-4 of those problems that
 float32 can state: where rounding the inputs alone moves g64 by more than 1e-4 in the same measure, another problem is solved,
 and no arithmetic could mend it. Those are counted and named. Fewer than thirty problems are told, not judged. Keras's Dropout
 draws other masks in float32 than in float64, so problems with it are left out there; `Mask`, the same layer with its draw
-always in float32, takes part. Softsign is not drawn: TensorFlow has no second derivative of it, so that every route raises
+always in float32, takes part. Softsign is not drawn: TensorFlow has no second derivative of it, so that every estimator raises
 (LookupError: SoftsignGrad), `one_step` too.
 """
 
@@ -45,7 +45,7 @@ import numpy as np
 
 RTOL, ATOL = 1e-7, 1e-10
 MEDIAN32, MOST32, FLOOR32, FEW32 = 1e-6, 1e-4, 1e-3, 30
-LONG = 5  # steps from which on routes run as graphs
+LONG = 5  # steps from which on estimators run as graphs
 LEVELS, WIDEST, FINEST = 4, 4, 34  # steps of one extrapolation; h goes from 2**-4 down to 2**-34
 
 # ---- drawing a problem: numbers and names only
@@ -76,7 +76,7 @@ class Spec(NamedTuple):
     lam: tuple  # beta1, beta2, T
     t_squared: bool
     soft: str
-    compiled: bool  # routes in graph mode?
+    compiled: bool  # estimators in graph mode?
 
 
 def draw(seed):
@@ -152,7 +152,7 @@ def describe(spec):
 
 
 class Task(NamedTuple):
-    "The arguments of a route, and what lam looks like as a plain point."
+    "The arguments of a estimator, and what lam looks like as a plain point."
 
     problem: Any
     optimizer: Any
@@ -296,7 +296,7 @@ def build(spec, dtype="float64", begun=None):
     "The task of a problem; in another dtype its student is begun's, rounded."
     import tensorflow as tf
 
-    from distillnb.hypergradient import begin
+    from distillnb.hypergradient import init_student
 
     rng = np.random.default_rng([spec.seed, 1])
     model = _model(spec, dtype)
@@ -304,7 +304,7 @@ def build(spec, dtype="float64", begun=None):
     optimizer, weights = _optimizer(spec), _weights(rng, model)
     warm, train, val = (_batches(rng, spec, *shape) for shape in ((spec.warm, spec.batch), (spec.K, spec.batch), (spec.batch,)))
     warm, train, val = (tf.nest.map_structure(lambda a: _as(a, dtype), each) for each in (warm, train, val))
-    student = begin([_as(w, dtype) for w in weights], optimizer, [v.value for v in model.non_trainable_variables])
+    student = init_student([_as(w, dtype) for w in weights], optimizer, [v.value for v in model.non_trainable_variables])
     task = Task(problem, optimizer, student, pack, point, unit, train, val)
     if begun is not None:
         return task._replace(student=tf.nest.map_structure(lambda a: _as(a, dtype), begun))
@@ -395,11 +395,11 @@ def _extrapolate(row, factor):
     return [b + (b - a) / (factor - 1) for a, b in zip(row, row[1:], strict=False)]
 
 
-# ---- the routes
+# ---- the estimators
 
 
-def routes(spec):
-    "Names of the routes that apply; of the dear ones for K > 1 a random choice."
+def estimators(spec):
+    "Names of the estimators that apply; of the expensive ones for K > 1 a random choice."
     if spec.K == 1:
         return ["one_step", "nested_tape", "forward_product"]
     vector = spec.metaparameters.startswith(("smooth", "raw")) or (spec.metaparameters != "nest" and spec.classes <= 3)
@@ -410,7 +410,7 @@ def routes(spec):
 
 
 def take(name, spec, task):
-    "The Step of a route."
+    "The Step of a estimator."
     import tensorflow as tf
 
     from distillnb import horizons, hypergradient
@@ -418,7 +418,7 @@ def take(name, spec, task):
     lam = task.pack(_as(task.point, task.val["x"].dtype))
     if name == "forward_mode":
         return _forward(spec, task, lam)
-    route = {
+    estimator = {
         "unrolled": lambda: horizons.unrolled(spec.K),
         "recompute": lambda: horizons.unrolled(spec.K, recompute=True),
         "forward_product": hypergradient.forward_product,
@@ -427,7 +427,7 @@ def take(name, spec, task):
     problem, graph, long = task.problem, lambda call: tf.function(call, autograph=False), spec.K >= LONG
     if name == "unrolled" and long:  # a graph of all steps is long to trace, single operations are long to run
         problem = problem._replace(inner=graph(problem.inner), outer=graph(problem.outer))
-    call = lambda student, lam: route(problem, task.optimizer, student, lam, train, task.val)
+    call = lambda student, lam: estimator(problem, task.optimizer, student, lam, train, task.val)
     whole = name == "recompute" if long else spec.compiled
     return (graph(call) if whole else call)(task.student, lam)
 
@@ -462,7 +462,7 @@ class Outcome(NamedTuple):
     seed: int
     verdict: str  # pass, fail, kink, chaotic or unresolved
     ratio: float  # largest |g - f| / tolerance of the components with a good f
-    error32: float  # of the first route in float32; nan: not compared
+    error32: float  # of the first estimator in float32; nan: not compared
     moved32: float  # how far rounding the inputs to float32 moves the float64 hypergradient, in the same measure
     seconds: float
     notes: list
@@ -487,7 +487,7 @@ def judge(spec):
     f = np.array([s.value for s in slopes])
     notes = [f"outer loss {scale:.6g}"] + [f"f = {s.value:.12g}, error {s.error:.1e}, h = {s.h:.1e}" for s in slopes]
     ratio, first = 0.0, None
-    for name in routes(spec):
+    for name in estimators(spec):
         step = take(name, spec, task)
         g = nudges @ flat(step.hypergradient)
         first = g if first is None else first
@@ -513,7 +513,7 @@ def _shaken(task):
 
 
 def _again(spec, task, nudges):
-    name = "recompute" if spec.K >= LONG else routes(spec)[0]
+    name = "recompute" if spec.K >= LONG else estimators(spec)[0]
     return nudges @ flat(take(name, spec._replace(compiled=False), task).hypergradient)
 
 

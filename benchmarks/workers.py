@@ -47,12 +47,12 @@ def messages(strategy):
     "An average of so many floats, and the same call without the message."
     import tensorflow as tf
 
-    from distillnb.workers import mean
+    from distillnb.distributed import all_reduce_mean
 
     for n in FLOATS:
         vector = tf.ones([n])
         run = lambda function: tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
-        send, silent = run(mean), run(lambda v: v * 2.0)
+        send, silent = run(all_reduce_mean), run(lambda v: v * 2.0)
         seconds = median(lambda: send(vector)[:1].numpy()) - median(lambda: silent(vector)[:1].numpy())
         yield {"floats": n, "seconds": seconds}
 
@@ -61,16 +61,18 @@ def steps(strategy):
     "Plain and bilevel steps of a batch that all workers share."
     import tensorflow as tf
 
-    from distillnb import cost, training
+    from distillnb.bilevel_step import init_train_state
+    from distillnb.distributed import distributed_steps
+    from distillnb.lab import benchmark
+    from distillnb.meta_updates import gradient
     from distillnb.optimizers import sgd
-    from distillnb.workers import joint_steps
 
     for name, model in (("mlp", None), ("wide", wide())):
-        given, rule, move = cost.case("mlp", model, BATCH), sgd(0.05), training.gradient(sgd(0.01))
-        state = training.start(given.weights, given.lam, rule, move)
+        given, rule, move = benchmark.case("mlp", model, BATCH), sgd(0.05), gradient(sgd(0.01))
+        state = init_train_state(given.weights, given.lam, rule, move)
         row = {"workload": name, "weights": sum(w.size for w in given.weights)}
-        piles = [tf.nest.map_structure(tf.constant, pile) for pile in (given.train, given.val)]
-        turns, rows = joint_steps(strategy, given.problem, rule, move, piles), tf.range(len(given.train["y"]))
+        data = [tf.nest.map_structure(tf.constant, part) for part in (given.train, given.val)]
+        turns, rows = distributed_steps(strategy, given.problem, rule, move, data), tf.range(len(given.train["y"]))
         for wanted, kind in ((False, "plain"), (True, "bilevel")):
             row[kind] = median(lambda turn=turns[wanted]: turn(state, rows, rows)[1].inner_loss.numpy())
         yield row
@@ -96,8 +98,8 @@ def cluster(count):
     crew = [subprocess.Popen([*command, str(i), *ports], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                              env=os.environ | {"no_proxy": "127.0.0.1"})
             for i in range(count)]
-    told = [process.communicate(timeout=600)[0] for process in crew]
-    return json.loads(told[0].splitlines()[-1])
+    outputs = [process.communicate(timeout=600)[0] for process in crew]
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 if __name__ == "__main__":

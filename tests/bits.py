@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distillnb import callbacks, features, horizons, hypergradient, named, training, workers
+from distillnb import bilevel_step, callbacks, distributed, features, horizons, hypergradient, meta_updates, named, training
 from distillnb.distiller import MetaDistiller
 from distillnb.losses import Metaparameters, box, distillation, smooth
 from distillnb.models import mlp
@@ -51,25 +51,25 @@ def path_of(run):
     return [run.lam, run.inner_loss, np.nan_to_num(run.outer_loss), run.hypergradients, *run.state.student.weights]
 
 
-def stacked(move, route=hypergradient.one_step, order="shared", tangents=False, optimizer=None, **options):
+def stacked(move, estimator=hypergradient.one_step, order="shared", tangents=False, optimizer=None, **options):
     keras.utils.set_random_seed(0)
     coordinates, optimizer = smooth(), optimizer or sgd(0.1, momentum=0.9)
     models = [mlp((6,), (5,), 3, seed=seed) for seed in range(3)]
     weights = [np.stack([v.numpy() for v in vs]) for vs in zip(*(m.trainable_variables for m in models), strict=True)]
     lam = tf.stack([coordinates.encode(START._replace(temperature=1.0 + r)) for r in range(3)])
     move = move(coordinates)
-    state = training.start(weights, lam, optimizer, move, (), tangents)
+    state = bilevel_step.init_train_state(weights, lam, optimizer, move, (), tangents)
     problem = distillation(models[0], coordinates, t_squared=True)
-    options = {"batch_sizes": (16, 8), "seeds": [0, 1, 2], "order": order, "route": route} | options
+    options = {"batch_sizes": (16, 8), "seeds": [0, 1, 2], "order": order, "estimator": estimator} | options
     return path_of(training.train(problem, optimizer, move, state, *piles(1, 3), 60, **options))
 
 
 def lines(coordinates):
-    return training.lines(adam(0.05), 5, 15, 0.25, coordinates.project)
+    return meta_updates.lines(adam(0.05), 5, 15, 0.25, coordinates.project)
 
 
 def gradient(coordinates):
-    return training.gradient(adam(0.05), coordinates.project)
+    return meta_updates.gradient(adam(0.05), coordinates.project)
 
 
 def conv():
@@ -81,7 +81,7 @@ def conv():
     coordinates, rule = smooth(tie="sum_to_one"), adam(cosine(0.01, 40))
     move = lines(coordinates)
     weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
-    state = training.start(weights, coordinates.encode(START), rule, move, kept)
+    state = bilevel_step.init_train_state(weights, coordinates.encode(START), rule, move, kept)
     return path_of(training.train(distillation(model, coordinates), rule, move, state, *shaped, 40, (16, 16), 3))
 
 
@@ -129,8 +129,8 @@ def together():
     keras.utils.set_random_seed(0)
     coordinates, model, rule = smooth(), mlp((6,), (5,), 3, seed=0), adam(0.01)
     move = lines(coordinates)
-    state = training.start([v.numpy() for v in model.trainable_variables], coordinates.encode(START), rule, move)
-    run = workers.train_together(
+    state = bilevel_step.init_train_state([v.numpy() for v in model.trainable_variables], coordinates.encode(START), rule, move)
+    run = distributed.train_distributed(
         strategy, distillation(model, coordinates), rule, move, state, *piles(5), 30, (16, 8), 2
     )
     return path_of(run)
@@ -161,7 +161,7 @@ TRAININGS = {
     "gradient, authors' order": lambda: stacked(gradient, order="authors"),
     "gradient, K steps": lambda: stacked(gradient, horizons.unrolled(5)),
     "gradient, forward mode": lambda: stacked(gradient, horizons.forward_mode, tangents=True),
-    "fixed": lambda: stacked(lambda coordinates: training.fixed()),
+    "fixed": lambda: stacked(lambda coordinates: meta_updates.fixed()),
     "convolutions": conv,
     "fit": distiller,
     "fit, stopped and resumed": resumed,

@@ -29,7 +29,7 @@ SEEDS = [0, 2, 3, 4, 6, 9, 10, 13, 14, 17, 20, 22, 23, 25, 27, 28, 32, 33, 36, 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_routes_agree_with_retraining(seed):
+def test_estimators_agree_with_retraining(seed):
     outcome = gradcheck.check(seed)
     told = "\n  ".join([gradcheck.describe(gradcheck.draw(seed)), *outcome.notes])
     assert outcome.verdict == "pass", f"{outcome.verdict}, {outcome.ratio:.3g} of its tolerance, seed {seed}: {told}"
@@ -45,7 +45,7 @@ def test_the_seeds_cover_every_kind():
     assert {spec.schedule for spec in specs} == {None, *gradcheck.SCHEDULES}
     assert {spec.metaparameters for spec in specs} == set(gradcheck.METAPARAMETERS)
     assert {spec.K for spec in specs} == {1, 2, 5, 20}
-    assert {name for spec in specs for name in gradcheck.routes(spec)} == {
+    assert {name for spec in specs for name in gradcheck.estimators(spec)} == {
         "one_step", "nested_tape", "forward_product", "unrolled", "recompute", "forward_mode"
     }  # fmt: skip
     assert len({(spec.soft, spec.t_squared) for spec in specs}) == 4 and len({spec.compiled for spec in specs}) == 2

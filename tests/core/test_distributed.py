@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import worker
-from book import ROOT
 
 
 class Crew:
@@ -26,7 +25,7 @@ class Crew:
     def start(self, folder, addresses, index):
         about = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         env = os.environ | {"TF_CONFIG": json.dumps(about), "no_proxy": "127.0.0.1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, ROOT / "tests" / "worker.py", folder]
+        command = [sys.executable, worker.__file__, folder]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def last_lines(self):
@@ -44,7 +43,7 @@ class Crew:
 
 @pytest.fixture(scope="module")
 def alone():
-    "One worker on the whole batches, through chapter 07's loop, from the student of the first worker."
+    "One worker on the whole batches, through the loop of one, from the student of the first worker."
     import keras
 
     from distillnb import training
@@ -52,16 +51,15 @@ def alone():
     before = keras.config.dtype_policy()
     try:
         keras.utils.set_random_seed(0)
-        *parts, train, judge = worker.setting()
-        return training.train(*parts, train, judge, worker.STEPS, worker.BATCHES, jit_compile=False)
+        return training.train(*worker.setting(), worker.STEPS, worker.BATCHES, jit_compile=False)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def check(told, alone):
+def check(last_lines, alone):
     "Both workers say the same, and what one worker on the whole batch would say."
-    assert told[0] == told[1]
-    run = json.loads(told[0])
+    assert last_lines[0] == last_lines[1]
+    run = json.loads(last_lines[0])
     assert run["hypergradients"] == alone.hypergradients.tolist()
     for name, whole in (("lam", alone.lam), ("inner", alone.inner_loss)):
         np.testing.assert_allclose(run[name], whole, rtol=1e-9, atol=1e-9)
@@ -82,6 +80,6 @@ def test_a_killed_worker(tmp_path, alone, victim):
         if victim == 1:
             assert str(folder) in lines[-1]
     with Crew(folder) as crew:
-        told = crew.last_lines()
+        last_lines = crew.last_lines()
         assert [process.returncode for process in crew.processes] == [0, 0]
-    check(told, alone)
+    check(last_lines, alone)

@@ -1,4 +1,4 @@
-"""A worker for test_workers.py. Words: a folder (of the first worker), or "-". It says "saved" after each save.
+"""A worker for test_distributed.py. Words: a folder (of the first worker), or "-". It says "saved" after each save.
 
 Its last line is JSON: the path of the metaparameters, and the losses.
 """
@@ -17,21 +17,26 @@ def tell(*words):
 
 
 def setting():
-    "A student in float64 with lines, as arguments of a training: problem, optimizer, move, state, piles."
+    "A student in float64 with lines, as arguments of a training: problem, optimizer, meta-update, state, data."
     import keras
 
-    from distillnb import training
+    from distillnb.bilevel_step import init_train_state
     from distillnb.losses import Metaparameters, distillation, smooth
+    from distillnb.meta_updates import lines
     from distillnb.optimizers import adam
 
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=shape)
-    draw = lambda n: {"x": normal(n, 20), "y": rng.integers(0, 5, n, "int32"), "teacher_logits": normal(n, 5)}
+
+    def draw(n):
+        x, y, teacher_logits = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32"), rng.normal(size=(n, 5))
+        return {"x": x, "y": y, "teacher_logits": teacher_logits}
+
     knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
     student = keras.Sequential([keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)])
-    move = training.lines(adam(0.01), 4, 8, 0.25, knobs.project)
-    state = training.start(student.trainable_variables, knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64"), rule, move)
+    move = lines(adam(0.01), 4, 8, 0.25, knobs.project)
+    start = knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64")
+    state = init_train_state(student.trainable_variables, start, rule, move)
     return distillation(student, knobs, t_squared=True), rule, move, state, draw(64), draw(48)
 
 
@@ -41,15 +46,21 @@ def work(folder):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import keras
 
+    from distillnb.distributed import train_distributed
     from distillnb.runs import Store
-    from distillnb.workers import train_together
 
     save = Store.save
     Store.interval = 0.0
-    Store.save = lambda self, *words: (save(self, *words), tell("saved"))
+
+    def save_and_say(self, *words):
+        save(self, *words)
+        tell("saved")
+
+    Store.save = save_and_say
     keras.utils.set_random_seed(strategy.cluster_resolver.task_id)  # each another one: the first one's student counts
-    run = train_together(strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder)
-    tell(json.dumps({"lam": run.lam.tolist(), "inner": run.inner_loss.tolist(), "hypergradients": run.hypergradients.tolist()}))
+    run = train_distributed(strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder)
+    path = {"lam": run.lam, "inner": run.inner_loss, "hypergradients": run.hypergradients}
+    tell(json.dumps({name: values.tolist() for name, values in path.items()}))
 
 
 if __name__ == "__main__":
