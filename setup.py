@@ -10,7 +10,9 @@ here = Path(__file__).parent
 facts = ConfigParser(delimiters=["="])
 facts.read(here / "settings.ini", encoding="utf-8")
 facts = facts["DEFAULT"]
-version = search(r'__version__ = "(.+)"', (here / "distillnb" / "__init__.py").read_text(encoding="utf-8"))[1]
+version = search(
+    r'__version__ = "(.+)"', (here / "distillnb" / "__init__.py").read_text(encoding="utf-8")
+)[1]
 
 setup(
     name=facts["lib_name"],
@@ -25,7 +27,9 @@ setup(
     python_requires=f">={facts['min_python']}",
     install_requires=facts["requirements"].split(),
     extras_require={
-        name.removesuffix("_requirements"): facts[name].split() for name in facts if name.endswith("_requirements")
+        name.removesuffix("_requirements"): facts[name].split()
+        for name in facts
+        if name.endswith("_requirements")
     },
     entry_points={"console_scripts": facts["console_scripts"].splitlines()},
 )

@@ -1,8 +1,10 @@
-"""Make the contents of the book, and its links: `python tools/contents.py`. Run twice, it changes nothing.
+"""Make the contents of the book, and its links: `python tools/contents.py`. Run twice, it changes
+nothing.
 
-The list is the tree: nbs/ has a folder for each part, and a part's notebooks are read in the order of their
-numbers. From it come the map of the book in every notebook that holds the two marks below, the last cell of each
-chapter (previous, contents, next), and a link for each "chapter NN" and each "reference notebook `name`".
+The list is the tree: nbs/ has a folder for each part, and a part's notebooks are read in the order
+of their numbers. From it come the map of the book in every notebook that holds the two marks
+below, the last cell of each chapter (previous, contents, next), and a link for each "chapter NN"
+and each "reference notebook `name`".
 """
 
 import json

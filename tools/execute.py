@@ -1,8 +1,8 @@
 """Run every notebook in a process of its own, on a copy: `python tools/execute.py`.
 
-`python tools/execute.py 22 store` runs those two only. The copies, with fresh outputs, are left in executed/ for
-the tests to compare and for `make nbs` to keep. A line per notebook says how long it took and how much memory.
-Errors and memory beyond the budget end with status 1.
+`python tools/execute.py 22 store` runs those two only. The copies, with fresh outputs, are left in
+executed/ for the tests to compare and for `make nbs` to keep. A line per notebook says how long it
+took and how much memory. Errors and memory beyond the budget end with status 1.
 """
 
 import os
@@ -68,7 +68,9 @@ def run(path):
 
 def main(chosen=()):
     chosen = [p for p in NOTEBOOKS if not chosen or p.stem.startswith(tuple(chosen))]
-    kept = {path.relative_to(NBS) for path in NOTEBOOKS} - {path.relative_to(NBS) for path in chosen}
+    kept = {path.relative_to(NBS) for path in NOTEBOOKS} - {
+        path.relative_to(NBS) for path in chosen
+    }
     for path in EXECUTED.rglob("*.ipynb"):
         if path.relative_to(EXECUTED) not in kept:
             path.unlink()

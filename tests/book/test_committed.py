@@ -1,4 +1,6 @@
-"""What is committed is fit for strangers: no trace of a machine, no dead link, no table without its records."""
+"""What is committed is fit for strangers: no trace of a machine, no dead link, no table without
+its records.
+"""
 
 import csv
 import json
@@ -13,8 +15,12 @@ import pytest
 from notebooks import CHAPTERS, NBS, NOTEBOOKS, ROOT, cells, source
 
 FORBIDDEN = {
-    "a path of one machine": re.compile(r"(?<![\w.])/(?:home|root|work|Users|mnt)/\w|\b[A-Z]:\\Users"),
-    "a package registry": re.compile(r"(?:index[-]url|trusted[-]host|find[-]links)\b|python[h]osted", re.I),
+    "a path of one machine": re.compile(
+        r"(?<![\w.])/(?:home|root|work|Users|mnt)/\w|\b[A-Z]:\\Users"
+    ),
+    "a package registry": re.compile(
+        r"(?:index[-]url|trusted[-]host|find[-]links)\b|python[h]osted", re.I
+    ),
     "a private address": re.compile(
         r"https?://(?:[^/\s]*@|[\w-]+[:/\s]|10\.|192\.168\.|[\w.-]+\.(?:internal|local|lan|corp)\b)"
     ),
@@ -34,7 +40,9 @@ RESULTS = [ROOT / "results" / name for name in (*CLEAN, *AUTHORS)]
 def committed():
     "What git has, or would have after `git add .`: everything that it does not ignore."
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return sorted({ROOT / name for name in names if (ROOT / name).is_file()})
 
 
@@ -53,7 +61,11 @@ def test_no_trace_of_a_machine(path):
 
 
 def test_sizes():
-    large = [f"{path.name} ({path.stat().st_size // 2**20} MB)" for path in committed() if path.stat().st_size > 2**20]
+    large = [
+        f"{path.name} ({path.stat().st_size // 2**20} MB)"
+        for path in committed()
+        if path.stat().st_size > 2**20
+    ]
     assert not large, f"too large to commit: {', '.join(large)}"
 
 
@@ -61,21 +73,33 @@ def links(text):
     "Targets of Markdown and HTML links and pictures, outside of code."
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.M | re.S)
     found = re.findall(r"\]\(<?([^)\s>]+)|(?:src|href)=\"([^\"]+)\"", text)
-    return [a or b for a, b in found if not re.match(r"(?:https?|mailto|doi|data|attachment):|#", a or b)]
+    return [
+        a or b
+        for a, b in found
+        if not re.match(r"(?:https?|mailto|doi|data|attachment):|#", a or b)
+    ]
 
 
-@pytest.mark.parametrize("path", [*sorted(ROOT.glob("*.md")), *NOTEBOOKS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*sorted(ROOT.glob("*.md")), *NOTEBOOKS], ids=lambda path: path.name
+)
 def test_links_resolve(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
-    dead = [link for link in links(text) if not (path.parent / unquote(link.split("#")[0])).exists()]
+    dead = [
+        link for link in links(text) if not (path.parent / unquote(link.split("#")[0])).exists()
+    ]
     assert not dead, f"dead links in {path.name}: {dead}"
 
 
 def test_index_and_readme_name_every_chapter():
     for path in (NBS / "index.ipynb", ROOT / "README.md"):
-        missing = [chapter.name for chapter in CHAPTERS if chapter.name not in path.read_text(encoding="utf-8")]
+        missing = [
+            chapter.name
+            for chapter in CHAPTERS
+            if chapter.name not in path.read_text(encoding="utf-8")
+        ]
         assert not missing, f"{path.name} does not lead to {', '.join(missing)}"
 
 
@@ -88,7 +112,16 @@ def test_jupyter_does_not_ask_for_a_kernel(path):
 def test_ruff():
     "What people write; the modules are checked where they come from, in the notebooks."
     ruff = Path(sys.executable).with_name("ruff")
-    command = [ruff, "check", "--output-format=concise", "nbs", "tests", "tools", "benchmarks", "setup.py"]
+    command = [
+        ruff,
+        "check",
+        "--output-format=concise",
+        "nbs",
+        "tests",
+        "tools",
+        "benchmarks",
+        "setup.py",
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
@@ -106,16 +139,25 @@ SUITES = sorted((ROOT / "results").glob("suite-*/"))
 
 @pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
 def test_suites_have_their_records_and_tables_say_what_they_say(folder):
-    from distillnb.suite import markdown_suite
     from distillnb.tables import read_records
 
+    from distillnb.suite import markdown_suite
+
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    assert not {"command", "versions", "seeds", "threads", "regimes", "methods"} - environment.keys()
+    assert (
+        not {"command", "versions", "seeds", "threads", "regimes", "methods"} - environment.keys()
+    )
     records = read_records(folder)
     assert all(record["seeds"] == environment["seeds"] for record in records)
-    there, wanted = {(r["regime"], r["method"]) for r in records}, (environment["regimes"], environment["methods"])
+    there, wanted = (
+        {(r["regime"], r["method"]) for r in records},
+        (environment["regimes"], environment["methods"]),
+    )
     assert there.issuperset((regime, method) for regime in wanted[0] for method in wanted[1])
-    assert all(record["pile"] == ("development" if folder.name.endswith("development") else "test") for record in records)
+    assert all(
+        record["pile"] == ("development" if folder.name.endswith("development") else "test")
+        for record in records
+    )
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown_suite(records)
     assert (folder / "suite.png").exists()
 
@@ -145,7 +187,9 @@ def test_tables_are_what_the_records_say(folder):
         accuracy = np.array([record["accuracy"] for record in runs], float)
         np.testing.assert_allclose(float(row["accuracy_mean"]), accuracy.mean(), rtol=0, atol=6e-5)
         spreads = [accuracy.std(ddof=d) for d in (0, 1) if len(runs) > d]
-        assert min(abs(float(row["accuracy_sd"]) - s) for s in spreads) < 6e-5, f"accuracy_sd of {row['method']}"
+        assert min(abs(float(row["accuracy_sd"]) - s) for s in spreads) < 6e-5, (
+            f"accuracy_sd of {row['method']}"
+        )
 
 
 def test_every_figure_and_table_has_records_beside_it():
@@ -156,4 +200,6 @@ def test_every_figure_and_table_has_records_beside_it():
     }
     for folder in folders:
         for name in ("records.jsonl", "environment.json"):
-            assert (folder / name).exists(), f"results/{folder.name} shows something but has no {name}"
+            assert (folder / name).exists(), (
+                f"results/{folder.name} shows something but has no {name}"
+            )

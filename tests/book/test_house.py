@@ -1,4 +1,6 @@
-"""The house: walls between folders, arrows one way, one place for each name, nothing dangerous, a light import."""
+"""The house: walls between folders, arrows one way, one place for each name, nothing dangerous, a
+light import.
+"""
 
 import ast
 import json
@@ -25,7 +27,10 @@ LEVELS = [  # of the core: a module imports only from the levels above its own
     {"training"},
     {"distributed"},
 ]
-NO_TENSORFLOW = ["extrapolation", "store"]  # of the core; and everything in lab/ that is no Keras model
+NO_TENSORFLOW = [
+    "extrapolation",
+    "store",
+]  # of the core; and everything in lab/ that is no Keras model
 KERAS_MODELS = {"lab.models"}
 EXTRAS = {"lab.figures": {"matplotlib", "PIL"}, "lab.experiments": {"tqdm"}, "lab.ray": {"tqdm"}}
 MODULES = {
@@ -35,9 +40,7 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 PACKAGES = sorted({name.rpartition(".")[0] for name in MODULES})
-SOURCES = sorted(
-    [*PACKAGE.rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-)
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 modules = pytest.mark.parametrize("name", sorted(MODULES))
 
 
@@ -60,7 +63,9 @@ def imports(name, tree):
 
 
 def ours(name, tree):
-    return {found.lstrip(".") for found in imports(name, tree) if found.startswith(".")} & {*MODULES}
+    return {found.lstrip(".") for found in imports(name, tree) if found.startswith(".")} & {
+        *MODULES
+    }
 
 
 def top(tree):
@@ -93,7 +98,9 @@ def test_arrows_in_the_core(name):
     assert ours(name, TREES[name]) <= above, f"{name} may import {sorted(above)}"
 
 
-@pytest.mark.parametrize("path", [p for p in CHAPTERS if p.stem[:2].isdigit()], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in CHAPTERS if p.stem[:2].isdigit()], ids=lambda p: p.stem
+)
 def test_a_chapter_needs_no_later_part(path):
     homes = {module(p): p.parent.name for p in CHAPTERS if module(p) and p.stem[:2].isdigit()}
     name = module(path)
@@ -133,7 +140,10 @@ def test_import_is_light():
     assert not heavy, f"import distillnb loads {heavy}"
 
 
-LIGHT = [*NO_TENSORFLOW, *sorted(n for n in MODULES if folder(n) == "lab" and n not in KERAS_MODELS)]
+LIGHT = [
+    *NO_TENSORFLOW,
+    *sorted(n for n in MODULES if folder(n) == "lab" and n not in KERAS_MODELS),
+]
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -206,6 +216,8 @@ def test_a_user_of_the_wheel_has_no_chapters(name):
 def test_the_face():
     "`from distillnb import *` gives the eleven names, whatever was imported before."
     code = "import distillnb.learnable_losses\nfrom distillnb import *\nimport distillnb\n"
-    code += "assert all(callable(globals()[name]) for name in distillnb.__all__), distillnb.__all__\n"
+    code += (
+        "assert all(callable(globals()[name]) for name in distillnb.__all__), distillnb.__all__\n"
+    )
     code += "assert len(distillnb.__all__) == 11"
     loaded(code)

@@ -1,7 +1,7 @@
 """Tests that cannot fail prove nothing: slips of the pen, each of which must break its notebook.
 
-A mutant replaces one piece of an exported cell in a copy of the notebook and runs the copy, which must end with an
-AssertionError. `pytest tests/test_mutants.py -v` lists them.
+A mutant replaces one piece of an exported cell in a copy of the notebook and runs the copy, which
+must end with an AssertionError. `pytest tests/test_mutants.py -v` lists them.
 """
 
 import json
@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
-from notebooks import NBS, ROOT, executed, flags, source
 from execute import run_notebook
+from notebooks import NBS, ROOT, executed, flags, source
 
 
 class Mutant(NamedTuple):
@@ -25,93 +25,93 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "teacher and student swapped",
-        "03_losses",
+        "1_problem/14_losses",
         "tf.reduce_logsumexp(z, -1) - tf.reduce_sum(tf.nn.softmax(t) * z, -1)",
         "tf.reduce_logsumexp(t, -1) - tf.reduce_sum(tf.nn.softmax(z) * t, -1)",
     ),
     Mutant(
         "T^2 where it should not be",
-        "03_losses",
+        "1_problem/14_losses",
         "T**2 * listened if t_squared else listened",
         "T**2 * listened",
     ),
     Mutant(
         "KL turned round",
-        "03_losses",
+        "1_problem/14_losses",
         "tf.exp(log_p) * (log_p - log_q)",
         "tf.exp(log_q) * (log_q - log_p)",
     ),
     Mutant(
         "the hypergradient's sign, inside out",
-        "05_hypergradient",
+        "2_hypergradient/22_hypergradient",
         "tape, gradients, lam, output_gradients=direction)",
         "tape, gradients, lam, output_gradients=[-d for d in direction])",
     ),
     Mutant(
         "the hypergradient's sign, by differences",
-        "05_hypergradient",
+        "2_hypergradient/22_hypergradient",
         "divide_no_nan(a - b,",
         "divide_no_nan(b - a,",
     ),
     Mutant(
         "gamma dropped, inside out",
-        "05_hypergradient",
+        "2_hypergradient/22_hypergradient",
         "tape, gradients, lam, output_gradients=direction)",
         "tape, gradients, lam, output_gradients=[-d for d in v])",
     ),
     Mutant(
         "half a difference",
-        "05_hypergradient",
+        "2_hypergradient/22_hypergradient",
         "tf.cast(sides * nudge, a.dtype)",
         "tf.cast(nudge, a.dtype)",
     ),
     Mutant(
         "a batch of the way back off by one",
-        "05b_horizons",
-        "_with_felt(before, parts), lam, _nth(batches, k))",
-        "_with_felt(before, parts), lam, _nth(batches, K - 1 - k))",
+        "2_hypergradient/23_horizons",
+        "lam, _batch_at(batches, k)\n            )",
+        "lam, _batch_at(batches, K - 1 - k)\n            )",
     ),
     Mutant(
         "the tangents lose the direct term",
-        "05b_horizons",
+        "2_hypergradient/23_horizons",
         "[*(t[p] for t in student.tangents), along]",
         "[*(t[p] for t in student.tangents), tf.zeros_like(along)]",
     ),
     Mutant(
         "Adam's step counted from zero",
-        "04_optimizers",
+        "2_hypergradient/21_optimizers",
         "t = tf.cast(step, a.dtype) + 1",
         "t = tf.cast(step, a.dtype) + 2",
     ),
     Mutant(
         "the abscissa off by one, in the fit",
-        "06_extrapolation",
+        "3_training/31_extrapolation",
         "values.mean(0) - slope * (n - 1) / 2",
         "values.mean(0) - slope * (n + 1) / 2",
     ),
     Mutant(
         "the abscissa off by one, along the line",
-        "06_extrapolation",
+        "3_training/31_extrapolation",
         "predict(line, z)) for z in range(e1, e1 + walk)",
         "predict(line, z + 1)) for z in range(e1, e1 + walk)",
     ),
     Mutant(
         "the abscissa off by one, in the compiled loop",
-        "07_training",
+        "3_training/32_meta_updates",
         "line = _line_at(memory, z)",
         "line = _line_at(memory, z + 1)",
     ),
     Mutant(
         "a line of the journal is believed unchecked",
-        "09_runs",
-        'json.loads(body) if _line(body) == line + b"\\n" else None',
+        "reference/store",
+        "json.loads(body) if good else None",
         'json.loads(body) if body.endswith(b"}") else None',
     ),
     Mutant(
         "only the newest state is kept",
-        "09_runs",
-        "for number in older[1:] for file in _files(folder, name, number)",
-        "for number in older for file in _files(folder, name, number)",
+        "reference/store",
+        "for old in older[1:]:",
+        "for old in older:",
     ),
 ]
 
@@ -127,9 +127,11 @@ def write(mutant, folder):
         if cell["cell_type"] == "code" and "export" in flags(cell):
             hits += source(cell).count(mutant.old)
             cell["source"] = source(cell).replace(mutant.old, mutant.new)
-    assert hits == 1, f"{mutant.old!r} occurs {hits} times in {mutant.notebook}: mend the mutant in {__name__}.py"
-    (folder / "nbs").mkdir()
+    assert hits == 1, (
+        f"{mutant.old!r} occurs {hits} times in {mutant.notebook}: mend the mutant in {__name__}.py"
+    )
     path = folder / "nbs" / f"{mutant.notebook}.ipynb"
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps(notebook), encoding="utf-8")
     return path
 
@@ -140,7 +142,10 @@ def outcomes(request, tmp_path_factory):
     items = [item for item in request.session.items if item.path == request.path]
     chosen = [item.callspec.params["mutant"] for item in items if "mutant" in item.callspec.params]
     with ThreadPoolExecutor(2) as pool:
-        start = lambda mutant: run_notebook(write(mutant, tmp_path_factory.mktemp("mutant")))
+
+        def start(mutant):
+            return run_notebook(write(mutant, tmp_path_factory.mktemp("mutant")))
+
         yield {mutant.slip: pool.submit(start, mutant) for mutant in chosen}
 
 

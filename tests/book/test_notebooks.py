@@ -11,7 +11,9 @@ LEAKS = {
     "a path": re.compile(r"(?<![\w.:/<])/[A-Za-z]\w*/\w|\b[A-Z]:\\|site-packages"),
     "a progress bar": re.compile(r"\r|it/s\b|s/it\b|\d+%\||━|\bms/step\b"),
     "a log line": re.compile(
-        r"tensorflow/core|\b[IWE]\d{4} |\b(?:WARNING|INFO|ERROR):|\w+Warning:|^\d{4}-\d\d-\d\d \d\d:\d\d", re.M
+        r"tensorflow/core|\b[IWE]\d{4} |\b(?:WARNING|INFO|ERROR):|\w+Warning:|^\d{4}-\d\d-\d\d "
+        r"\d\d:\d\d",
+        re.M,
     ),
     "a traceback": re.compile(r"\bTraceback\b"),
     "a memory address": re.compile(r"\bat 0x[0-9a-f]{6,}"),
@@ -37,12 +39,18 @@ def texts(output):
     "Everything in an output that is not a picture."
     data = output.get("data", {})
     yield from (
-        "".join(part) for part in [output.get("text", ""), *(data[k] for k in data if not k.startswith("image/"))]
+        "".join(part)
+        for part in [output.get("text", ""), *(data[k] for k in data if not k.startswith("image/"))]
     )
 
 
 def pictures(cell):
-    return [kind for output in cell.get("outputs", []) for kind in output.get("data", {}) if kind.startswith("image/")]
+    return [
+        kind
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+        if kind.startswith("image/")
+    ]
 
 
 def definitions(cell, kinds=(ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -100,7 +108,9 @@ def test_help_explains_each_parameter(notebook):
                 known = {word for line in lines for word in re.findall(r"\w+", line)}
                 missing = [p for p in parameters(node) if p not in known]
                 if missing:
-                    yield where(cell, f"the docstring of {name} does not explain {', '.join(missing)}")
+                    yield where(
+                        cell, f"the docstring of {name} does not explain {', '.join(missing)}"
+                    )
 
     assert_none(complaint for cell in exports(notebook) for complaint in _unexplained(cell))
 
@@ -113,12 +123,16 @@ def test_help_names_what_it_raises(notebook):
             calls = [n.exc for n in ast.walk(node) if isinstance(n, ast.Raise)]
             raised = {getattr(c.func, "id", "") for c in calls if isinstance(c, ast.Call)}
             silent = [error for error in raised if error not in (ast.get_docstring(node) or "")]
-            assert not silent, where(cell, f"{name} raises {', '.join(silent)}: say so under Raises:")
+            assert not silent, where(
+                cell, f"{name} raises {', '.join(silent)}: say so under Raises:"
+            )
 
 
 def test_size_of_outputs(notebook):
     size = sum(len(json.dumps(output)) for cell in code(notebook) for output in cell["outputs"])
-    assert size <= 150 * 1024, f"{size // 1024} KB of stored outputs: at most 150; fewer or plainer figures"
+    assert size <= 150 * 1024, (
+        f"{size // 1024} KB of stored outputs: at most 150; fewer or plainer figures"
+    )
 
 
 def test_outputs_are_clean(notebook):
@@ -143,9 +157,12 @@ def test_figures_have_alt_text(notebook):
     everything = cells(notebook)
     for cell, after in zip(everything, [*everything[1:], None], strict=True):
         if cell["cell_type"] == "code" and pictures(cell):
-            told = after and after["cell_type"] == "markdown" and source(after).startswith("*Figure:")
+            told = (
+                after and after["cell_type"] == "markdown" and source(after).startswith("*Figure:")
+            )
             assert told, where(
-                cell, "the next cell must be markdown that starts with '*Figure:' and says what one sees"
+                cell,
+                "the next cell must be markdown that starts with '*Figure:' and says what one sees",
             )
             assert len(source(after).split()) >= 10, where(
                 cell, "ten words at least for somebody who cannot see the figure"
@@ -156,9 +173,13 @@ def test_house_rules(notebook):
     rules = {
         r"^\s*from .* import \*": "import names, not *",
         r"^\s*from \.": "write `from distillnb.x import y`; nbdev makes it relative",
-        r"\btest_close\(": "test_close compares only the first element; use np.testing.assert_allclose",
+        r"\btest_close\(": "test_close compares only the first element; use "
+        "np.testing.assert_allclose",
     }
     broken = [
-        (cell, cure) for cell in code(notebook) for rule, cure in rules.items() if re.search(rule, source(cell), re.M)
+        (cell, cure)
+        for cell in code(notebook)
+        for rule, cure in rules.items()
+        if re.search(rule, source(cell), re.M)
     ]
     assert_none(where(cell, cure) for cell, cure in broken)

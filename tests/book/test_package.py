@@ -23,9 +23,28 @@ def run(*command, **options):
 def wheel(tmp_path_factory):
     "A wheel made from a source archive made from a copy of the repository."
     folder = tmp_path_factory.mktemp("build")
-    names = (".*", "build", "dist", "*.egg-info", "runs", "executed", "results", "nbs", "__pycache__")
+    names = (
+        ".*",
+        "build",
+        "dist",
+        "*.egg-info",
+        "runs",
+        "executed",
+        "results",
+        "nbs",
+        "__pycache__",
+    )
     shutil.copytree(ROOT, folder / "copy", ignore=shutil.ignore_patterns(*names))
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, folder / "copy", cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        folder,
+        folder / "copy",
+        cwd=folder,
+    )
     assert len(list(folder.glob("distillnb-*.tar.gz"))) == 1
     (path,) = folder.glob("distillnb-*.whl")
     return path
@@ -35,7 +54,18 @@ def wheel(tmp_path_factory):
 def site(wheel):
     "A folder with nothing but our package installed, as pip does it."
     target = wheel.parent / "site"
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", target, wheel)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        "--target",
+        target,
+        wheel,
+    )
     return target
 
 
@@ -57,11 +87,15 @@ def test_wheel_has_the_modules_and_nothing_else(wheel):
     modules = {f"distillnb/{name.replace('.', '/')}.py" for name in map(module, CHAPTERS) if name}
     modules |= {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("_*.py")}
     assert {name for name in names if ".dist-info/" not in name} == modules
-    assert any(name.endswith("/licenses/LICENSE") for name in names), "the licence must travel with the wheel"
+    assert any(name.endswith("/licenses/LICENSE") for name in names), (
+        "the licence must travel with the wheel"
+    )
 
 
 def test_facts(facts):
-    version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+    version = re.search(
+        r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.M
+    )[1]
     assert facts.version == version
     assert facts.metadata["License"] == "Apache-2.0"
     assert facts.metadata["Requires-Python"] == ">=3.11"
@@ -74,12 +108,26 @@ def test_facts(facts):
 def test_requirements(facts):
     "Whoever wants the ten lines of README installs four packages; the rest is in extras."
     wanted = [Requirement(row) for row in facts.requires]
-    assert {r.name for r in wanted if not r.marker} == {"numpy", "tensorflow", "keras", "scikit-learn"}
-    assert set(facts.metadata.get_all("Provides-Extra")) == {"figures", "hpo", "ray", "experiments", "lab", "dev"}
+    assert {r.name for r in wanted if not r.marker} == {
+        "numpy",
+        "tensorflow",
+        "keras",
+        "scikit-learn",
+    }
+    assert set(facts.metadata.get_all("Provides-Extra")) == {
+        "figures",
+        "hpo",
+        "ray",
+        "experiments",
+        "lab",
+        "dev",
+    }
 
 
 def test_import_elsewhere(site):
-    said = away(site, "-c", "import distillnb; print(distillnb.__file__, distillnb.__version__)").split()
+    said = away(
+        site, "-c", "import distillnb; print(distillnb.__file__, distillnb.__version__)"
+    ).split()
     assert said[0].startswith(str(site)), "the copy under test must be the installed one"
 
 

@@ -80,12 +80,16 @@ def test_readme_is_the_index(tmp_path):
     run("make", "readme", cwd=tmp_path)
     for made in [tmp_path / "README.md", *(tmp_path / "README_files").glob("*")]:
         kept = ROOT / made.relative_to(tmp_path)
-        assert kept.exists() and kept.read_bytes() == made.read_bytes(), f"{kept.name} is not what `make readme` makes"
+        assert kept.exists() and kept.read_bytes() == made.read_bytes(), (
+            f"{kept.name} is not what `make readme` makes"
+        )
 
 
 def test_settings_agree_with_pyproject():
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "project" not in tables, "a [project] table would override setup.py: the facts are in settings.ini"
+    assert "project" not in tables, (
+        "a [project] table would override setup.py: the facts are in settings.ini"
+    )
     for name, value in tables["tool"]["nbdev"].items():
         if name in facts():
             assert facts()[name] == value, f"{name} differs between settings.ini and pyproject.toml"
@@ -93,7 +97,9 @@ def test_settings_agree_with_pyproject():
 
 
 def test_constraints_cover_every_requirement():
-    "Everything that our requirements bring, directly or not, is pinned, and the pin is what is installed."
+    """Everything that our requirements bring, directly or not, is pinned, and the pin is what is
+    installed.
+    """
     rows = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     pins = {canonicalize_name(name): version for name, version in (row.split("==") for row in rows)}
     names = [name for name in facts() if name == "requirements" or name.endswith("_requirements")]
@@ -150,10 +156,11 @@ def picture(output):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_outputs_are_as_a_run_leaves_them(path):
-    """A run shows the same things in the same places, and the same numbers in the digits that mean something.
+    """A run shows the same things in the same places, and the same numbers in the digits that mean
+    something.
 
-    Another processor rounds otherwise. What a figure claims is asserted by the notebook that draws it; here it
-    has to be there, in its size.
+    Another processor rounds otherwise. What a figure claims is asserted by the notebook that draws
+    it; here it has to be there, in its size.
     """
     stored, fresh = (json.loads(p.read_text(encoding="utf-8")) for p in (path, executed(path)))
     for kept, made in zip(stored["cells"], fresh["cells"], strict=True):
@@ -180,10 +187,12 @@ def test_numbers_are_compared_by_their_digits():
 
 
 def test_one_version():
-    version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
-    assert re.search(rf"^## \[?{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M), (
-        "CHANGELOG.md has no such version"
-    )
+    version = re.search(
+        r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.M
+    )[1]
+    assert re.search(
+        rf"^## \[?{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
+    ), "CHANGELOG.md has no such version"
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8"), (
         "CITATION.cff has another version"
     )

@@ -33,8 +33,8 @@ def setting():
     "A student with Dropout and BatchNorm on the digits; its teacher is a table of noise."
     import keras
     import numpy as np
-
     from distillnb.data import digits
+
     from distillnb.losses import distillation, smooth
 
     keras.utils.set_random_seed(0)

@@ -1,4 +1,5 @@
-"""A worker for test_distributed.py. Words: a folder (of the first worker), or "-". It says "saved" after each save.
+"""A worker for test_distributed.py. Words: a folder (of the first worker), or "-". It says "saved"
+after each save.
 
 Its last line is JSON: the path of the metaparameters, and the losses.
 """
@@ -17,7 +18,9 @@ def tell(*words):
 
 
 def setting():
-    "A student in float64 with lines, as arguments of a training: problem, optimizer, meta-update, state, data."
+    """A student in float64 with lines, as arguments of a training: problem, optimizer,
+    meta-update, state, data.
+    """
     import keras
 
     from distillnb.bilevel_step import init_train_state
@@ -28,12 +31,18 @@ def setting():
     rng = np.random.default_rng(0)
 
     def draw(n):
-        x, y, teacher_logits = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32"), rng.normal(size=(n, 5))
+        x, y, teacher_logits = (
+            rng.normal(size=(n, 20)),
+            rng.integers(0, 5, n, "int32"),
+            rng.normal(size=(n, 5)),
+        )
         return {"x": x, "y": y, "teacher_logits": teacher_logits}
 
     knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
-    student = keras.Sequential([keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)])
+    student = keras.Sequential(
+        [keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)]
+    )
     move = lines(adam(0.01), 4, 8, 0.25, knobs.project)
     start = knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64")
     state = init_train_state(student.trainable_variables, start, rule, move)
@@ -45,9 +54,9 @@ def work(folder):
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import keras
+    from distillnb.runs import Store
 
     from distillnb.distributed import train_distributed
-    from distillnb.runs import Store
 
     save = Store.save
     Store.interval = 0.0
@@ -57,8 +66,12 @@ def work(folder):
         tell("saved")
 
     Store.save = save_and_say
-    keras.utils.set_random_seed(strategy.cluster_resolver.task_id)  # each another one: the first one's student counts
-    run = train_distributed(strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder)
+    keras.utils.set_random_seed(
+        strategy.cluster_resolver.task_id
+    )  # each another one: the first one's student counts
+    run = train_distributed(
+        strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder
+    )
     path = {"lam": run.lam, "inner": run.inner_loss, "hypergradients": run.hypergradients}
     tell(json.dumps({name: values.tolist() for name, values in path.items()}))
 

@@ -1,4 +1,6 @@
-"""What would spoil the reading of chapter 01: the real files, where $DISTILLNB_DATA has them, and Keras's cache."""
+"""What would spoil the reading of chapter 01: the real files, where $DISTILLNB_DATA has them, and
+Keras's cache.
+"""
 
 import functools
 import hashlib
@@ -16,7 +18,9 @@ ROOT = Path(os.environ.get("DISTILLNB_DATA") or "nowhere")
 
 
 def needs(name):
-    return pytest.mark.skipif(not (ROOT / name).is_dir(), reason=f"no folder {name} in $DISTILLNB_DATA")
+    return pytest.mark.skipif(
+        not (ROOT / name).is_dir(), reason=f"no folder {name} in $DISTILLNB_DATA"
+    )
 
 
 SETS = {"fashion-mnist": data.fashion_mnist, "mnist": data.mnist, "cifar10": data.cifar10}
@@ -45,7 +49,9 @@ def test_real_piles(name, read_once):
         assert pile.x.shape == (sizes[pile_name], *SHAPES[name]) and pile.x.dtype == np.float32
         assert 0 <= pile.x.min() < pile.x.max() <= 1
         assert pile.y.dtype == np.int32 and pile.ids.dtype == np.int64
-        images, labels, rows = (x_test, y_test, pile.ids - 1_000_000) if pile_name == "test" else (x, y, pile.ids)
+        images, labels, rows = (
+            (x_test, y_test, pile.ids - 1_000_000) if pile_name == "test" else (x, y, pile.ids)
+        )
         np.testing.assert_allclose(pile.x * 255, images[rows], rtol=0, atol=1e-4)
         np.testing.assert_array_equal(pile.y, labels[rows])
     np.testing.assert_array_equal(piles.teacher.ids, np.arange(len(x) - 200, len(x)))
@@ -77,7 +83,9 @@ def test_cifar10_is_decoded_to_the_original_pixels():
 
 
 def original_batch(title, x, y, names):
-    """The bytes of a file of the original archive, a Python 2 pickle (as data/README.md describes it)."""
+    """The bytes of a file of the original archive, a Python 2 pickle (as data/README.md describes
+    it).
+    """
 
     def listing(items):
         return b"e(".join(b"".join(items[i : i + 1000]) for i in range(0, len(items), 1000))
@@ -107,7 +115,9 @@ def test_an_original_batch_is_read_without_unpickling():
     _, _, x, y = official("cifar10")
     with np.load(ROOT / "cifar10" / "cifar10-test.npz", allow_pickle=False) as archive:
         raw = original_batch(b"testing batch 1 of 1", x, y, archive["filenames"].tolist())
-    assert hashlib.md5(raw).hexdigest() == "40351d587109b95175f43aff81a1287e"  # as published: the very file
+    assert (
+        hashlib.md5(raw).hexdigest() == "40351d587109b95175f43aff81a1287e"
+    )  # as published: the very file
     images, labels = data._read_batch(raw)
     np.testing.assert_array_equal(images, x)
     np.testing.assert_array_equal(labels, y)
@@ -160,7 +170,9 @@ def keras_home(tmp_path, monkeypatch):
 
 def fake(monkeypatch, name, file, content):
     subfolder, url, _ = data._KERAS[name]
-    monkeypatch.setitem(data._KERAS, name, (subfolder, url, {file: hashlib.sha256(content).hexdigest()}))
+    monkeypatch.setitem(
+        data._KERAS, name, (subfolder, url, {file: hashlib.sha256(content).hexdigest()})
+    )
 
 
 def test_mnist_as_keras_keeps_it(keras_home, monkeypatch):
@@ -195,7 +207,9 @@ def test_cifar10_as_keras_keeps_it(keras_home, monkeypatch):
     fake(monkeypatch, "cifar10", file, packed.getvalue())
     (keras_home / file).write_bytes(packed.getvalue())
     for got, wanted in zip(
-        data.official("cifar10"), (x[:5].reshape(20, 32, 32, 3), y[:5].ravel(), x[5], y[5]), strict=True
+        data.official("cifar10"),
+        (x[:5].reshape(20, 32, 32, 3), y[:5].ravel(), x[5], y[5]),
+        strict=True,
     ):
         np.testing.assert_array_equal(got, wanted)
 
