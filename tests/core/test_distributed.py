@@ -1,4 +1,4 @@
-"""Two processes on this machine share a batch; one of them is killed, and they go on from the folder."""
+"""Two processes on this machine share a batch; one is killed, and they go on from the folder."""
 
 import json
 import os
@@ -24,9 +24,15 @@ class Crew:
 
     def start(self, folder, addresses, index):
         about = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        env = os.environ | {"TF_CONFIG": json.dumps(about), "no_proxy": "127.0.0.1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        env = os.environ | {
+            "TF_CONFIG": json.dumps(about),
+            "no_proxy": "127.0.0.1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
         command = [sys.executable, worker.__file__, folder]
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
 
     def last_lines(self):
         return [process.communicate(timeout=180)[0].splitlines()[-1] for process in self.processes]
@@ -43,7 +49,7 @@ class Crew:
 
 @pytest.fixture(scope="module")
 def alone():
-    "One worker on the whole batches, through the loop of one, from the student of the first worker."
+    "One worker on the whole batches, from the student of the first worker."
     import keras
 
     from distillnb import training
@@ -67,7 +73,7 @@ def check(last_lines, alone):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker(tmp_path, alone, victim):
-    "The survivor ends within a minute and says why; the folder goes on to the path that nobody disturbed."
+    "The survivor ends within a minute and says why; the folder goes on to the undisturbed path."
     folder = tmp_path / "run"
     with Crew(folder) as crew:
         for _ in range(5):
@@ -76,7 +82,10 @@ def test_a_killed_worker(tmp_path, alone, victim):
         survivor = crew.processes[1 - victim]
         lines = survivor.communicate(timeout=60)[0].splitlines()
         assert survivor.returncode == 3
-        assert lines[-1].startswith("ConnectionError another worker is gone") and "Start all workers again" in lines[-1]
+        assert (
+            lines[-1].startswith("ConnectionError another worker is gone")
+            and "Start all workers again" in lines[-1]
+        )
         if victim == 1:
             assert str(folder) in lines[-1]
     with Crew(folder) as crew:

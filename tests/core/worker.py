@@ -1,6 +1,6 @@
-"""A worker for test_distributed.py. Words: a folder (of the first worker), or "-". It says "saved" after each save.
+"""A worker for test_distributed.py. Its word is a folder (of the first worker), or "-".
 
-Its last line is JSON: the path of the metaparameters, and the losses.
+It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and the losses.
 """
 
 import json
@@ -28,12 +28,18 @@ def setting():
     rng = np.random.default_rng(0)
 
     def draw(n):
-        x, y, teacher_logits = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32"), rng.normal(size=(n, 5))
+        x, y, teacher_logits = (
+            rng.normal(size=(n, 20)),
+            rng.integers(0, 5, n, "int32"),
+            rng.normal(size=(n, 5)),
+        )
         return {"x": x, "y": y, "teacher_logits": teacher_logits}
 
     knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
-    student = keras.Sequential([keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)])
+    student = keras.Sequential(
+        [keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)]
+    )
     move = lines(adam(0.01), 4, 8, 0.25, knobs.project)
     start = knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64")
     state = init_train_state(student.trainable_variables, start, rule, move)
@@ -57,8 +63,12 @@ def work(folder):
         tell("saved")
 
     Store.save = save_and_say
-    keras.utils.set_random_seed(strategy.cluster_resolver.task_id)  # each another one: the first one's student counts
-    run = train_distributed(strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder)
+    keras.utils.set_random_seed(
+        strategy.cluster_resolver.task_id
+    )  # each another one: the first one's student counts
+    run = train_distributed(
+        strategy, *setting(), STEPS, BATCHES, folder=None if folder == "-" else folder
+    )
     path = {"lam": run.lam, "inner": run.inner_loss, "hypergradients": run.hypergradients}
     tell(json.dumps({name: values.tolist() for name, values in path.items()}))
 
