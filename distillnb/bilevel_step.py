@@ -16,7 +16,7 @@ from .hypergradient import Step, StudentState, init_student, one_step, plain_ste
 
 # %% ../nbs/3_training/33_bilevel_step.ipynb #97a3a128
 class TrainState(NamedTuple):
-    """Everything that a training needs to go on; each tensor but `step` has a leading axis of R replicas.
+    """Everything that a training needs to go on; but for `step` with an axis of R replicas.
 
     Attributes:
         student: A `StudentState`: weights, slots, what the forward pass keeps, tangents.
@@ -58,8 +58,10 @@ def init_train_state(weights, lam, optimizer, meta_update, non_trainable=(), tan
         weights: List of the student's weights, with a leading axis [R] if lam has one.
         lam: Where the metaparameters start, [R, P], or [P] for one replica.
         optimizer: The student's `Optimizer`.
-        meta_update: A `MetaUpdate`; it may change where lam starts, and its memory becomes part of the state.
-        non_trainable: BatchNorm's averages, Dropout's seeds, with the same leading axis as the weights.
+        meta_update: A `MetaUpdate`; it may change where lam starts, and its memory becomes part of
+            the state.
+        non_trainable: BatchNorm's averages, Dropout's seeds, with the same leading axis as the
+            weights.
         tangents: Whether to carry tangents, for `horizons.forward_mode`.
 
     Returns:
@@ -73,11 +75,16 @@ def init_train_state(weights, lam, optimizer, meta_update, non_trainable=(), tan
     def _lead(a):
         return tf.convert_to_tensor(a)[None] if lam.shape.rank == 1 else tf.convert_to_tensor(a)
 
-    weights, non_trainable, start = tf.nest.map_structure(_lead, (list(weights), non_trainable, lam))
+    weights, non_trainable, start = tf.nest.map_structure(
+        _lead, (list(weights), non_trainable, lam)
+    )
     R = len(start)
     for w in tf.nest.flatten((weights, non_trainable)):
         if w.shape.rank < 1 or w.shape[0] != R:
-            raise ValueError(f"a weight has shape {w.shape}, but lam has {R} replicas; stack the replicas' weights first")
+            raise ValueError(
+                f"a weight has shape {w.shape}, but lam has {R} replicas; "
+                "stack the replicas' weights first"
+            )
     start, memory = meta_update.init(start)
     students = []
     for r in range(R):
@@ -97,7 +104,9 @@ def _first_fault(quantities):
     found = tf.zeros_like(quantities[0], tf.int32)
     for code, tensors in reversed(list(enumerate(quantities, start=1))):
         rows = [tf.reshape(t, [t.shape[0], -1]) for t in tf.nest.flatten(tensors)]
-        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(row), 1) for row in rows]), 0)
+        finite = tf.reduce_all(
+            tf.stack([tf.reduce_all(tf.math.is_finite(row), 1) for row in rows]), 0
+        )
         found = tf.where(finite, found, code)
     return found
 
@@ -131,7 +140,13 @@ def _over_replicas(function):
 
 # %% ../nbs/3_training/33_bilevel_step.ipynb #2be31b5c
 def bilevel_step(
-    problem, optimizer, meta_update, order="shared", estimator=one_step, plain=plain_step, choose=if_needed
+    problem,
+    optimizer,
+    meta_update,
+    order="shared",
+    estimator=one_step,
+    plain=plain_step,
+    choose=if_needed,
 ):
     """A pure step of R replicas at once: the student and the metaparameters move.
 
@@ -139,16 +154,17 @@ def bilevel_step(
         problem: A `Bilevel`: the inner and the outer loss.
         optimizer: The student's `Optimizer`.
         meta_update: A `MetaUpdate`, which moves the metaparameters.
-        order: "shared": the imagined step is kept; "authors": the metaparameters move first, then a second, real step
-            is taken.
-        estimator: How a hypergradient is computed: `one_step` or another function with its arguments. If it has an
-            attribute `horizon` K, a step is K steps of the student.
-        plain: How a step without a hypergradient is taken: a function with the arguments of `plain_step`.
+        order: "shared": the imagined step is kept; "authors": the metaparameters move first, then a
+            second, real step is taken.
+        estimator: How a hypergradient is computed: `one_step` or another function with its
+            arguments. If it has an attribute `horizon` K, a step is K steps of the student.
+        plain: How a step without a hypergradient is taken: a function with the arguments of
+            `plain_step`.
         choose: How the kind of step is chosen: a function with the arguments of `if_needed`.
 
     Returns:
-        A function: state, train_batch ([R, ...], for a horizon [R, K, ...]), val_batch [R, ...] -> the next `TrainState`,
-        `StepMetrics`.
+        A function: state, train_batch ([R, ...], for a horizon [R, K, ...]), val_batch [R, ...] ->
+        the next `TrainState`, `StepMetrics`.
 
     Raises:
         ValueError: For an unknown order.
@@ -174,7 +190,11 @@ def bilevel_step(
     def _step(state, train_batch, val_batch):
         needed = meta_update.needs_hypergradient(state.memory)
         arguments = (state.student, state.lam, train_batch, val_batch)
-        imagined = choose(needed, lambda: with_hypergradient(*arguments), lambda: without_hypergradient(*arguments))
+        imagined = choose(
+            needed,
+            lambda: with_hypergradient(*arguments),
+            lambda: without_hypergradient(*arguments),
+        )
         lam, memory = meta_update.step(state.lam, imagined.hypergradient, state.memory)
         taken = imagined
         if order == "authors" and needed is not False:
@@ -188,10 +208,18 @@ def _advance(state, imagined, taken, lam, memory, needed, steps):
     "The next state and the metrics; a replica that has diverged stays where it is."
     needed = tf.broadcast_to(needed, state.diverged.shape)
     outer_loss, residual = (
-        tf.where(needed, value, tf.zeros_like(value)) for value in (imagined.outer_loss, imagined.residual)
+        tf.where(needed, value, tf.zeros_like(value))
+        for value in (imagined.outer_loss, imagined.residual)
     )
     going = state.diverged == 0
-    quantities = (taken.inner_loss, outer_loss, residual, imagined.hypergradient, taken.student.weights, lam)
+    quantities = (
+        taken.inner_loss,
+        outer_loss,
+        residual,
+        imagined.hypergradient,
+        taken.student.weights,
+        lam,
+    )
     fault = tf.where(going, _first_fault(quantities), 0)
     well = going & (fault == 0)
 
@@ -204,6 +232,10 @@ def _advance(state, imagined, taken, lam, memory, needed, steps):
 
     student, lam = tf.nest.map_structure(_if_well, (taken.student, lam), (state.student, state.lam))
     diverged_step = tf.where(fault > 0, state.step, state.diverged_step)
-    new = TrainState(student, lam, memory, state.step + steps, state.diverged + fault, diverged_step)
+    new = TrainState(
+        student, lam, memory, state.step + steps, state.diverged + fault, diverged_step
+    )
     used = well & needed
-    return new, StepMetrics(lam, _or_nan(well, taken.inner_loss), _or_nan(used, outer_loss), tf.cast(used, tf.int32))
+    return new, StepMetrics(
+        lam, _or_nan(well, taken.inner_loss), _or_nan(used, outer_loss), tf.cast(used, tf.int32)
+    )

@@ -30,10 +30,13 @@ def replica():
 
 
 def all_reduce_mean(tree):
-    """The mean over all workers, in one message for each floating dtype. Inside `strategy.run` only.
+    """The mean over all workers, in one message for each floating dtype.
+
+    Inside `strategy.run` only.
 
     Args:
-        tree: A nest of tensors, of the same shapes on every worker. What is not floating stays as it is.
+        tree: A nest of tensors, of the same shapes on every worker. What is not floating stays as
+            it is.
 
     Returns:
         The same nest, of equal values on every worker.
@@ -53,7 +56,9 @@ def _shift_seeds(kept, sign):
     "Seeds of random layers, moved by the number of the worker; anything else as it is."
     far = 2654435761 if sign > 0 else 2**32 - 2654435761  # a large odd number: no two seeds meet
     by = tf.cast(replica()[0], tf.uint32) * tf.constant([far, 0], tf.uint32)
-    return tf.nest.map_structure(lambda a: a + by if a.dtype == tf.uint32 and a.shape == [2] else a, kept)
+    return tf.nest.map_structure(
+        lambda a: a + by if a.dtype == tf.uint32 and a.shape == [2] else a, kept
+    )
 
 
 def local_gradient(problem, student, lam, batch):
@@ -61,12 +66,14 @@ def local_gradient(problem, student, lam, batch):
 
     Args:
         problem: A `Bilevel`.
-        student: The `StudentState`, the same on every worker. Each worker sees seeds of its own in it.
+        student: The `StudentState`, the same on every worker. Each worker sees seeds of its own in
+            it.
         lam: Metaparameters, a tensor, the same on every worker.
         batch: The worker's share of the train batch, a dict of tensors.
 
     Returns:
-        A tuple, as of `train_gradient`: gradients, the non-trainable state, the loss, all of the share.
+        A tuple, as of `train_gradient`: gradients, the non-trainable state, the loss, all of the
+        share.
     """
     own = student._replace(non_trainable=_shift_seeds(student.non_trainable, 1))
     gradients, kept, loss = train_gradient(problem, own, lam, batch)
@@ -84,8 +91,8 @@ def plain_step_distributed(problem, optimizer, student, lam, batch):
         batch: The worker's share of the train batch, as large as the others' shares.
 
     Returns:
-        A tuple, the same on every worker: the `StudentState` after the step, and the inner loss of the whole batch before
-        it.
+        A tuple, the same on every worker: the `StudentState` after the step, and the inner loss of
+        the whole batch before it.
     """
     gradients, kept, loss = all_reduce_mean(local_gradient(problem, student, lam, batch))
     return apply_update(optimizer, student, gradients, kept), loss
@@ -94,7 +101,8 @@ def plain_step_distributed(problem, optimizer, student, lam, batch):
 def one_step_distributed(problem, optimizer, student, lam, train_batch, val_batch):
     """The hypergradient of one step, both batches shared among workers. Inside `strategy.run` only.
 
-    It is `one_step` with three averages: of the training gradient, of the validation gradient, and of the product.
+    It is `one_step` with three averages: of the training gradient, of the validation gradient, and
+    of the product.
 
     Args:
         problem: A `Bilevel`.
@@ -144,14 +152,19 @@ def distributed_steps(strategy, problem, optimizer, meta_update, data):
         data: Train and validation data, two dicts of tensors [N, ...], the same in every process.
 
     Returns:
-        A dict: True -> a step with a hypergradient, False -> one without. Each is a function: state, row numbers of the
-        whole train batch, row numbers of the whole validation batch -> state, metrics, both with a value for each worker.
+        A dict: True -> a step with a hypergradient, False -> one without. Each is a function:
+        state, row numbers of the whole train batch, row numbers of the whole validation batch ->
+        state, metrics, both with a value for each worker.
     """
 
     def _compiled(needed):
         decided = meta_update._replace(needs_hypergradient=lambda memory: needed)
         step = bilevel_step(
-            problem, optimizer, decided, estimator=one_step_distributed, plain=plain_step_distributed
+            problem,
+            optimizer,
+            decided,
+            estimator=one_step_distributed,
+            plain=plain_step_distributed,
         )
 
         def _on_one(state, *rows):
@@ -205,9 +218,16 @@ def worker_lost(error, step, folder=None):
     Returns:
         A ConnectionError that says so.
     """
-    cure = f"the training goes on from there, by {folder}" if folder else "the training begins anew; give it a folder"
+    cure = (
+        f"the training goes on from there, by {folder}"
+        if folder
+        else "the training begins anew; give it a folder"
+    )
     what = error.message.splitlines()[0][:150]
-    return ConnectionError(f"another worker is gone, and step {step} found no end ({what}). Start all workers again: {cure}")
+    return ConnectionError(
+        f"another worker is gone, and step {step} found no end ({what}). "
+        f"Start all workers again: {cure}"
+    )
 
 # %% ../nbs/3_training/35_many_workers.ipynb #0bcd606e
 def _row_numbers(data, batch_sizes, seed, first, end):
@@ -230,11 +250,14 @@ def _check_shares(data, batch_sizes, workers):
         if size % workers:
             less = size // workers * workers
             near = f"{less} or {less + workers}" if less else workers
-            raise ValueError(f"the {name} batch must be a multiple of the {workers} workers, got {size}; take {near}")
+            raise ValueError(
+                f"the {name} batch must be a multiple of the {workers} workers, "
+                f"got {size}; take {near}"
+            )
 
 # %% ../nbs/3_training/35_many_workers.ipynb #2dc6f054
 class _DistributedRun:
-    "A training in the middle: its state on all workers, its history, and the first worker's folder."
+    "A training in the middle: its state on all workers, its history, the first one's folder."
 
     def __init__(self, strategy, store, state, steps):
         "Begin, or go on from the store; everywhere from what the first worker has."
@@ -243,7 +266,9 @@ class _DistributedRun:
         def _blank(*shape):
             return np.full((steps, *shape), np.nan, state.lam.dtype.as_numpy_dtype)
 
-        history = StepMetrics(_blank(*state.lam.shape), _blank(1), _blank(1), np.zeros((steps, 1), "int32"))
+        history = StepMetrics(
+            _blank(*state.lam.shape), _blank(1), _blank(1), np.zeros((steps, 1), "int32")
+        )
         begin = state, state.lam, history
         saved = store.load("distributed") if store else None
         if saved:
@@ -260,7 +285,9 @@ class _DistributedRun:
 
     def save(self):
         if self.store:
-            self.store.save("distributed", tf.nest.flatten((self.local_state, self.start, self.history)))
+            self.store.save(
+                "distributed", tf.nest.flatten((self.local_state, self.start, self.history))
+            )
 
     def run(self, compiled, needs_hypergradient, orders):
         "Take the steps, and save now and then, at the end, at Ctrl-C, and when a worker is lost."
@@ -313,20 +340,23 @@ def train_distributed(
         problem: A `Bilevel`.
         optimizer: The student's `Optimizer`.
         meta_update: A `MetaUpdate`, which moves the metaparameters.
-        state: A `TrainState` of one replica, from `init_train_state` or an earlier result; that of the first worker
-            counts.
+        state: A `TrainState` of one replica, from `init_train_state` or an earlier result; that of
+            the first worker counts.
         train_data: Dict of arrays [N, ...], the same in every process.
         val_data: The same for the outer loss.
         steps: How many the student takes from `state` on, >= 1.
-        batch_sizes: Of whole train and validation batches, multiples of the workers; None: all examples.
+        batch_sizes: Of whole train and validation batches, multiples of the workers; None: all
+            examples.
         seed: Of the data order, an int >= 0.
-        folder: Of the first worker, to go on after a crash; made if it is not there. None: nothing is kept.
+        folder: Of the first worker, to go on after a crash; made if it is not there. None: nothing
+            is kept.
 
     Returns:
         A `TrainResult` of one replica, the same in every process.
 
     Raises:
-        ValueError: For batches that cannot be cut into equal shares, or a folder of another training.
+        ValueError: For batches that cannot be cut into equal shares, or a folder of another
+            training.
         ConnectionError: If another worker is lost.
 
     Warns:
@@ -340,10 +370,16 @@ def train_distributed(
     about = _identity(data, state, steps, batch_sizes, seed)
     with Store(folder, about, resume=True) if keeps_folder else nullcontext() as store:
         run = _DistributedRun(strategy, store, state, steps)
-        orders = _row_numbers(data, batch_sizes, seed, int(run.local_state.step), int(state.step) + steps)
+        orders = _row_numbers(
+            data, batch_sizes, seed, int(run.local_state.step), int(state.step) + steps
+        )
         run.run(compiled, meta_update.needs_hypergradient, orders)
-    plan = ExecutionPlan(False, 1, 1, f"{workers} workers, an equal share of each batch to everyone")
-    return TrainResult.from_calls(run.local_state, run.start.numpy(), [(steps, [run.history])], [], plan)
+    plan = ExecutionPlan(
+        False, 1, 1, f"{workers} workers, an equal share of each batch to everyone"
+    )
+    return TrainResult.from_calls(
+        run.local_state, run.start.numpy(), [(steps, [run.history])], [], plan
+    )
 
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #f30b0778
 import math
@@ -363,7 +399,10 @@ def message_bytes(weights, points=2, kept=0, itemsize=4):
         A dict: "plain" and "bilevel" -> list of the bytes of each message of such a step.
     """
     gradient = weights + kept + 1
-    return {"plain": [itemsize * gradient], "bilevel": [itemsize * size for size in (gradient, weights + 1, points)]}
+    return {
+        "plain": [itemsize * gradient],
+        "bilevel": [itemsize * size for size in (gradient, weights + 1, points)],
+    }
 
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #a5b0ea0f
 class Link(NamedTuple):
@@ -379,7 +418,7 @@ class Link(NamedTuple):
 
 
 def ring_seconds(size, workers, link):
-    """The time of an average around a ring: 2 (N - 1) hops of size / N bytes (Patarasuk & Yuan 2009).
+    """The time of an average around a ring, 2 (N - 1) hops (Patarasuk & Yuan 2009).
 
     Args:
         size: Bytes of the message.
@@ -393,7 +432,7 @@ def ring_seconds(size, workers, link):
 
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #22e705c7
 def tree_seconds(size, workers, link):
-    """The time of an average up and down a binary tree: 2 log2 N hops of the whole message (Thakur et al. 2005).
+    """The time of an average along a binary tree: 2 log2 N hops (Thakur et al. 2005).
 
     Args:
         size: Bytes of the message.

@@ -22,8 +22,10 @@ class StudentState(NamedTuple):
 
     Attributes:
         weights: List of trainable weights, tensors.
-        slots: Of the optimizer, a dict: numbers under their names, moments as lists shaped like the weights.
-        non_trainable: What the forward pass changes by itself: BatchNorm's averages, Dropout's seed.
+        slots: Of the optimizer, a dict: numbers under their names, moments as lists shaped like the
+            weights.
+        non_trainable: What the forward pass changes by itself: BatchNorm's averages, Dropout's
+            seed.
         step: Scalar int32, updates taken before.
         tangents: d (weights, moments, averages) / d lam, where forward mode carries them; else ().
     """
@@ -46,7 +48,9 @@ def init_student(weights, optimizer, non_trainable=()):
     Returns:
         A `StudentState` at step 0.
     """
-    weights, non_trainable = tf.nest.map_structure(tf.convert_to_tensor, (list(weights), non_trainable))
+    weights, non_trainable = tf.nest.map_structure(
+        tf.convert_to_tensor, (list(weights), non_trainable)
+    )
     return StudentState(weights, optimizer.init(weights), non_trainable, tf.constant(0))
 
 # %% ../nbs/2_hypergradient/22_hypergradient.ipynb #33b5ab73
@@ -60,8 +64,8 @@ def train_gradient(problem, student, lam, batch):
         batch: Dict of tensors that `problem.inner` reads.
 
     Returns:
-        A tuple: gradients (a list shaped like the weights, zeros where a weight has no effect), the non-trainable
-        state after the forward pass, and the loss (a scalar).
+        A tuple: gradients (a list shaped like the weights, zeros where a weight has no effect), the
+        non-trainable state after the forward pass, and the loss (a scalar).
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(student.weights)
@@ -82,7 +86,9 @@ def apply_update(optimizer, student, gradients, non_trainable):
         The `StudentState` after the step; its tangents are those of `student`.
     """
     weights, slots = optimizer.update(student.weights, gradients, student.slots, student.step)
-    return student._replace(weights=weights, slots=slots, non_trainable=non_trainable, step=student.step + 1)
+    return student._replace(
+        weights=weights, slots=slots, non_trainable=non_trainable, step=student.step + 1
+    )
 
 
 def plain_step(problem, optimizer, student, lam, batch):
@@ -103,7 +109,7 @@ def plain_step(problem, optimizer, student, lam, batch):
 
 # %% ../nbs/2_hypergradient/22_hypergradient.ipynb #e27e874b
 class Step(NamedTuple):
-    """One step of the student, and what the outer loss says about the metaparameters that led to it.
+    """One step of the student, and what the outer loss says about the metaparameters in it.
 
     Attributes:
         hypergradient: d outer loss / d lam, a nest shaped like `lam`.
@@ -158,7 +164,7 @@ def nested_tape(problem, optimizer, student, lam, train_batch, val_batch):
 
 # %% ../nbs/2_hypergradient/22_hypergradient.ipynb #7901b7c6
 def central_difference(function, point, epsilon=1e-5):
-    """The gradient of a function by central differences, one coordinate at a time (Nocedal & Wright 2006, eq. 8.7).
+    """The gradient of a function by central differences (Nocedal & Wright 2006, eq. 8.7).
 
     Args:
         function: A float64 array shaped like `point` -> a scalar.
@@ -175,7 +181,9 @@ def central_difference(function, point, epsilon=1e-5):
 
 # %% ../nbs/2_hypergradient/22_hypergradient.ipynb #c403d374
 def one_step(problem, optimizer, student, lam, train_batch, val_batch):
-    """The hypergradient of one step with the tape turned inside out: exact, and the step is kept (Luketina et al. 2016, eq. 3).
+    """The hypergradient of one step, tape inside out (Luketina et al. 2016, eq. 3).
+
+    It is exact, and the step is kept.
 
     Args:
         problem: A `Bilevel`: the inner and the outer loss.
@@ -220,8 +228,8 @@ def forward_product(share=1.0):
     """The one-step estimator with its product in forward mode, on the first examples of the batch.
 
     Args:
-        share: Part of the train batch that the product runs on, in (0, 1]. Below 1 the hypergradient is a random
-            one, unbiased where the loss is a mean over examples.
+        share: Part of the train batch that the product runs on, in (0, 1]. Below 1 the
+            hypergradient is a random one, unbiased where the loss is a mean over examples.
 
     Returns:
         An estimator: (problem, optimizer, student, lam, train_batch, val_batch) -> `Step`.
@@ -250,7 +258,7 @@ def forward_product(share=1.0):
 # %% ../nbs/2_hypergradient/22_hypergradient.ipynb #5eae3e4b
 @lru_cache
 def finite_difference(sides=2, epsilon=0.01):
-    """The one-step estimator with a difference quotient for its product (Liu et al. 2019, DARTS, eq. 8).
+    """The one-step estimator with a difference quotient (Liu et al. 2019, DARTS, eq. 8).
 
     Args:
         sides: 2: central, two extra forward passes; 1: one-sided, a single one.
@@ -267,7 +275,9 @@ def finite_difference(sides=2, epsilon=0.01):
 
     def _displaced(problem, student, direction, nudge, lam, batch):
         "The slope of the inner loss in lam, at displaced weights."
-        weights = [w + tf.cast(nudge, w.dtype) * d for w, d in zip(student.weights, direction, strict=True)]
+        weights = [
+            w + tf.cast(nudge, w.dtype) * d for w, d in zip(student.weights, direction, strict=True)
+        ]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(lam)
             loss, _ = problem.inner(weights, lam, batch, student.non_trainable)
@@ -276,11 +286,15 @@ def finite_difference(sides=2, epsilon=0.01):
     def _estimator(problem, optimizer, student, lam, train_batch, val_batch):
         with tf.GradientTape(watch_accessed_variables=False) as here:
             here.watch(lam)
-            gradients, non_trainable, inner_loss = train_gradient(problem, student, lam, train_batch)
+            gradients, non_trainable, inner_loss = train_gradient(
+                problem, student, lam, train_batch
+            )
         stepped = apply_update(optimizer, student, gradients, non_trainable)
         outer_loss, v = validation_gradient(problem, stepped, val_batch)
         direction = pull_back(optimizer, student.weights, gradients, student.slots, student.step, v)
-        nudge = tf.math.divide_no_nan(tf.constant(epsilon, v[0].dtype), tf.linalg.global_norm(direction))
+        nudge = tf.math.divide_no_nan(
+            tf.constant(epsilon, v[0].dtype), tf.linalg.global_norm(direction)
+        )
         up = _displaced(problem, student, direction, nudge, lam, train_batch)
         if sides == 2:
             down = _displaced(problem, student, direction, -nudge, lam, train_batch)

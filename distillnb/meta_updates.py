@@ -19,7 +19,8 @@ class MetaUpdate(NamedTuple):
 
     Attributes:
         init: lam [R, P] -> lam [R, P], memory. The memory is a nest of tensors.
-        needs_hypergradient: memory -> whether the coming step needs a hypergradient: False, True, or a bool tensor [R].
+        needs_hypergradient: memory -> whether the coming step needs a hypergradient: False, True,
+            or a bool tensor [R].
         step: lam [R, P], hypergradient [R, P], memory -> lam [R, P], memory.
     """
 
@@ -41,7 +42,8 @@ def random(draw):
     """Draw the metaparameters once for each replica and leave them there.
 
     Args:
-        draw: Number of the replica -> a point [P]; called once for each replica before the training.
+        draw: Number of the replica -> a point [P]; called once for each replica before the
+            training.
 
     Returns:
         A `MetaUpdate` that needs no hypergradient.
@@ -71,7 +73,9 @@ def gradient(outer, project=tf.identity):
     Returns:
         A `MetaUpdate` that needs a hypergradient at every step.
     """
-    return MetaUpdate(lambda lam: (lam, _outer_memory(outer, lam)), _always, _gradient_step(outer.update, project))
+    return MetaUpdate(
+        lambda lam: (lam, _outer_memory(outer, lam)), _always, _gradient_step(outer.update, project)
+    )
 
 
 def _outer_memory(outer, lam):
@@ -99,8 +103,8 @@ class Lines(NamedTuple):
     Attributes:
         e1: Length of the gradient phase, >= 3 steps.
         e2: Longest length of the line phase, >= 0 steps.
-        tolerance: Largest prediction error that a line may have, > 0, in the coordinates in which the metaparameters
-            move; math.inf: no guard, and no projection of the line.
+        tolerance: Largest prediction error that a line may have, > 0, in the coordinates in which
+            the metaparameters move; math.inf: no guard, and no projection of the line.
     """
 
     e1: int
@@ -109,25 +113,28 @@ class Lines(NamedTuple):
 
 
 def lines(outer, e1, e2, tolerance=np.inf, project=tf.identity):
-    """Gradient phases and line phases in turn: hypergradients in the former, least-squares lines in the latter.
+    """Gradient phases and line phases in turn: hypergradients, then least-squares lines.
 
     Args:
         outer: An `Optimizer` for the gradient phases.
         e1: Length of the gradient phase, >= 3 steps.
         e2: Longest length of the line phase, >= 0 steps.
-        tolerance: Largest prediction error of a line, > 0, in the units of lam. The default, infinity, has no guard, and
-            then lines are not projected: the published method.
+        tolerance: Largest prediction error of a line, > 0, in the units of lam. The default,
+            infinity, has no guard, and then lines are not projected: the published method.
         project: lam -> the nearest point within the bounds; the default has no bounds.
 
     Returns:
-        A `MetaUpdate` that needs a hypergradient in gradient phases. `lines(outer, *Lines(10, 40), project)` takes the
-        numbers from a `Lines`.
+        A `MetaUpdate` that needs a hypergradient in gradient phases. `lines(outer, *Lines(10, 40),
+        project)` takes the numbers from a `Lines`.
 
     Raises:
         ValueError: If e1 < 3, e2 < 0 or the tolerance is not positive.
     """
     if e1 < 3 or e2 < 0 or not tolerance > 0:
-        raise ValueError(f"lines need e1 >= 3, e2 >= 0 and a tolerance > 0, got e1={e1}, e2={e2}, tolerance={tolerance}")
+        raise ValueError(
+            "lines need e1 >= 3, e2 >= 0 and a tolerance > 0, "
+            f"got e1={e1}, e2={e2}, tolerance={tolerance}"
+        )
 
     def _init(lam):
         numbers = {"e1": e1, "e2": e2, "tolerance": tolerance}
@@ -143,7 +150,7 @@ def _in_gradient_phase(memory):
 
 # %% ../nbs/3_training/32_meta_updates.ipynb #ad1c73b3
 def _polynomials(memory, z):
-    "z - mean and the parabola orthogonal to lines, each with its squared norm over a gradient phase."
+    "z - mean, the parabola orthogonal to lines, and their squared norms over a gradient phase."
     n = memory["e1"]
     d = z - (n - 1) / 2
     return d, n * (n**2 - 1) / 12, d**2 - (n**2 - 1) / 12, n * (n**2 - 1) * (n**2 - 4) / 180
@@ -156,7 +163,7 @@ def _line_at(memory, z):
 
 
 def _error_at(memory, z):
-    "The prediction error of the line at position z: its standard error, and the bend of the points."
+    "The prediction error of the line at z: its standard error, and the bend of the points."
     n, (d, d_norm, q, q_norm) = memory["e1"], _polynomials(memory, z)
     left = memory["yy"] - memory["y"] ** 2 / n - memory["zy"] ** 2 / d_norm
     variance = tf.maximum(left, 0) / (n - 2)
@@ -185,7 +192,9 @@ def _line_step(update, project):
         z, in_gradient_phase = memory["position"], _in_gradient_phase(memory)[:, None]
         (stepped,), slots = update([lam], [hypergradient], memory["slots"], memory["updates"])
         slots = tf.nest.map_structure(
-            lambda new, old: tf.where(in_gradient_phase, new, old) if new.shape.rank else new, slots, memory["slots"]
+            lambda new, old: tf.where(in_gradient_phase, new, old) if new.shape.rank else new,
+            slots,
+            memory["slots"],
         )
         updates = memory["updates"] + tf.cast(in_gradient_phase, tf.int32)
         memory = memory | {"slots": slots, "updates": updates}

@@ -9,7 +9,7 @@ __all__ = ['CONVOLUTIONS', 'batch_order', 'compiled_loop', 'ExecutionPlan', 'pla
 import math
 import warnings
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -38,10 +38,16 @@ def batch_order(seed, purpose, size, batch_size, first, count):
         ValueError: If a batch exceeds the examples.
     """
     if not 1 <= batch_size <= size:
-        raise ValueError(f"batch_size must be between 1 and the {size} examples of the {purpose} set, got {batch_size}")
+        raise ValueError(
+            f"batch_size must be between 1 and the {size} examples of the {purpose} set, "
+            f"got {batch_size}"
+        )
     begin, end = first * batch_size, (first + count) * batch_size
     epochs = range(begin // size, -(-end // size))
-    sources = [np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode(), epoch])) for epoch in epochs]
+    sources = [
+        np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode(), epoch]))
+        for epoch in epochs
+    ]
     stream = np.concatenate([source.permutation(size) for source in sources]).astype(np.int32)
     return stream[begin - epochs[0] * size :][: end - begin].reshape(count, batch_size)
 
@@ -54,15 +60,22 @@ def _pick(data, rows, K=None):
 
 
 def _repeat(step_by, needs_hypergradient, state, draws, count, length):
-    "`count` steps in a compiled loop, at most `length`: the state after them, and metrics [length, R, ...]."
+    "`count` steps of at most `length` in a loop: state, and metrics [length, R, ...]."
     shapes = StepMetrics(state.lam, state.lam[:, 0], state.lam[:, 0], state.diverged)
-    history = tf.nest.map_structure(lambda t: tf.TensorArray(t.dtype, length, element_shape=t.shape), shapes)
+    history = tf.nest.map_structure(
+        lambda t: tf.TensorArray(t.dtype, length, element_shape=t.shape), shapes
+    )
 
     def _while(step, going):
         def _body(i, state, draws, history):
             state, metrics = step(state, *tf.nest.map_structure(lambda d: d[0], draws))
             draws = tf.nest.map_structure(lambda d: tf.roll(d, -1, 0), draws)
-            return i + 1, state, draws, tf.nest.map_structure(lambda array, new: array.write(i, new), history, metrics)
+            return (
+                i + 1,
+                state,
+                draws,
+                tf.nest.map_structure(lambda array, new: array.write(i, new), history, metrics),
+            )
 
         def _more(i, state, *_):
             return (i < count) & going(state)
@@ -76,10 +89,18 @@ def _repeat(step_by, needs_hypergradient, state, draws, count, length):
     if isinstance(needs_hypergradient(state.memory), bool):
         _, state, _, history = _while(step_by(if_needed), lambda state: True)(*now)
     else:
-        gradient_phase = _while(step_by(lambda needed, with_hypergradient, plain: with_hypergradient()), _needed)
-        line_phase = _while(step_by(lambda needed, with_hypergradient, plain: plain()), lambda state: ~_needed(state))
+        gradient_phase = _while(
+            step_by(lambda needed, with_hypergradient, plain: with_hypergradient()), _needed
+        )
+        line_phase = _while(
+            step_by(lambda needed, with_hypergradient, plain: plain()),
+            lambda state: ~_needed(state),
+        )
         _, state, _, history = tf.while_loop(
-            lambda i, *_: i < count, lambda *now: line_phase(*gradient_phase(*now)), now, maximum_iterations=length
+            lambda i, *_: i < count,
+            lambda *now: line_phase(*gradient_phase(*now)),
+            now,
+            maximum_iterations=length,
         )
     return state, tf.nest.map_structure(lambda array: array.stack(), history)
 
@@ -90,7 +111,8 @@ def compiled_loop(problem, update, needs_hypergradient, move, order, estimator, 
 
     Args:
         problem: A `Bilevel`.
-        update: Of the student's `Optimizer`. Rates are numbers in the slots, so another rate has the same function.
+        update: Of the student's `Optimizer`. Rates are numbers in the slots, so another rate has
+            the same function.
         needs_hypergradient: Of a `MetaUpdate`.
         move: The `step` of the same `MetaUpdate`.
         order: "shared" or "authors", see `bilevel_step`.
@@ -98,16 +120,24 @@ def compiled_loop(problem, update, needs_hypergradient, move, order, estimator, 
         jit_compile: Whether XLA fuses the loop.
 
     Returns:
-        A `tf.function`: state, train data [R, N, ...], validation data [R, N, ...], row numbers of each step, how many
-        steps -> `TrainState`, `StepMetrics` with a leading axis of steps.
+        A `tf.function`: state, train data [R, N, ...], validation data [R, N, ...], row numbers of
+        each step, how many steps -> `TrainState`, `StepMetrics` with a leading axis of steps.
     """
-    parts = problem, Optimizer(None, update), MetaUpdate(None, needs_hypergradient, move), order, estimator
+    parts = (
+        problem,
+        Optimizer(None, update),
+        MetaUpdate(None, needs_hypergradient, move),
+        order,
+        estimator,
+    )
     K = getattr(estimator, "horizon", None)
 
     def _call(state, train_data, val_data, draws, count):
         def _step_by(choose):
             step = bilevel_step(*parts, choose=choose)
-            return lambda state, train, val: step(state, _pick(train_data, train, K), _pick(val_data, val))
+            return lambda state, train, val: step(
+                state, _pick(train_data, train, K), _pick(val_data, val)
+            )
 
         (length,), *rows = draws[0].shape, *draws[1:]
         if length > 1:
@@ -151,7 +181,9 @@ def _operations(function, *arguments):
     return function.operations
 
 
-def plan_execution(problem, state, train_batch, jit_compile=None, steps_per_call=None, max_stacked=None):
+def plan_execution(
+    problem, state, train_batch, jit_compile=None, steps_per_call=None, max_stacked=None
+):
     """Choose how a training is executed, by the operations of its inner loss.
 
     Args:
@@ -165,18 +197,36 @@ def plan_execution(problem, state, train_batch, jit_compile=None, steps_per_call
     Returns:
         An `ExecutionPlan`.
     """
-    student, lam, batch = tf.nest.map_structure(lambda a: a[0], (state.student, state.lam, train_batch))
-    found = _operations(_traced(problem), student.weights, lam, batch, student.non_trainable) & CONVOLUTIONS
+    student, lam, batch = tf.nest.map_structure(
+        lambda a: a[0], (state.student, state.lam, train_batch)
+    )
+    found = (
+        _operations(_traced(problem), student.weights, lam, batch, student.non_trainable)
+        & CONVOLUTIONS
+    )
     if found and not tf.config.list_physical_devices("GPU"):
-        plan = ExecutionPlan(False, 1, 1, "convolutions on a CPU: plain calls, one replica after another")
+        plan = ExecutionPlan(
+            False, 1, 1, "convolutions on a CPU: plain calls, one replica after another"
+        )
     else:
-        plan = ExecutionPlan(True, 100, len(state.lam), "no convolutions on a CPU: a loop fused by XLA, replicas stacked")
-    asked = {"jit_compile": jit_compile, "steps_per_call": steps_per_call, "max_stacked": max_stacked}
+        plan = ExecutionPlan(
+            True,
+            100,
+            len(state.lam),
+            "no convolutions on a CPU: a loop fused by XLA, replicas stacked",
+        )
+    asked = {
+        "jit_compile": jit_compile,
+        "steps_per_call": steps_per_call,
+        "max_stacked": max_stacked,
+    }
     return plan._replace(**{name: value for name, value in asked.items() if value is not None})
 
 # %% ../nbs/3_training/34_training.ipynb #54b5b35c
 class TrainResult(NamedTuple):
-    """What a training leaves behind; R replicas on the second axis, a step for each move of the metaparameters.
+    """What a training leaves behind.
+
+    R replicas are on the second axis; a step is a move of the metaparameters.
 
     Attributes:
         state: The `TrainState` after the last step; `train` can go on from it.
@@ -205,25 +255,31 @@ class TrainResult(NamedTuple):
         Args:
             state: The `TrainState` after the last step.
             start: [R, P], the metaparameters before the first step.
-            calls: List of (steps, metrics): `StepMetrics` of arrays [steps or more, R, ...] for each group of replicas.
-            evaluations: List of (student steps, what was seen).
-            plan: The `ExecutionPlan`.
+            calls: List of (steps, metrics): `StepMetrics` of arrays [steps or more, R, ...] for
+            each group of replicas. evaluations: List of (student steps, what was seen). plan: The
+            `ExecutionPlan`.
 
         Returns:
             A `TrainResult`.
         """
 
         def _join(count, groups):
-            return [np.concatenate([group[:count] for group in column], 1) for column in zip(*groups, strict=True)]
+            return [
+                np.concatenate([group[:count] for group in column], 1)
+                for column in zip(*groups, strict=True)
+            ]
 
         columns = zip(*(_join(*call) for call in calls), strict=True)
         lam, inner_loss, outer_loss, used = (np.concatenate(column) for column in columns)
         diverged = {}
-        for r, (fault, step) in enumerate(zip(state.diverged.numpy(), state.diverged_step.numpy(), strict=True)):
+        for r, (fault, step) in enumerate(
+            zip(state.diverged.numpy(), state.diverged_step.numpy(), strict=True)
+        ):
             if fault:
                 diverged[r] = (
-                    f"replica {r} diverged at step {step}: the {FAULTS[fault - 1]} is not finite. Its last finite state is "
-                    "kept and the others went on; lower the learning rates or bound the metaparameters"
+                    f"replica {r} diverged at step {step}: the {FAULTS[fault - 1]} is not finite. "
+                    "Its last finite state is kept and the others went on; "
+                    "lower the learning rates or bound the metaparameters"
                 )
                 warnings.warn(diverged[r], stacklevel=3)
         path = np.concatenate([start[None], lam])
@@ -237,22 +293,27 @@ def _on_replicas(data, R):
     for name, array in arrays.items():
         if len(array) != R:
             raise ValueError(
-                f"{name} has {len(array)} replicas on its first axis, the state has {R}; give data for each, or [N, ...] for all"
+                f"{name} has {len(array)} replicas on its first axis, the state has {R}; "
+                "give data for each, or [N, ...] for all"
             )
     return {k: tf.constant(v) for k, v in arrays.items()}
 
 
 def _draws(data, seeds, batch_sizes, first, count, K):
-    "The queue of a call: [count], and row numbers of train batches [count, R, B] or [count, R, K, B], and of validation batches."
+    "The queue of a call: its length, rows of train batches [count, R, (K,) B], of validation ones."
 
     def _rows(part, purpose, batch_size, step, count):
         size = part["y"].shape[1]
-        return np.stack([batch_order(seed, purpose, size, batch_size, step, count) for seed in seeds], 1)
+        return np.stack(
+            [batch_order(seed, purpose, size, batch_size, step, count) for seed in seeds], 1
+        )
 
     (train_size, val_size), train_rows, val_rows = batch_sizes, (), ()
     if train_size:
         rows = _rows(data[0], "train", train_size, first, count * (K or 1))
-        train_rows = tf.constant(rows if K is None else rows.reshape(count, K, len(seeds), train_size).swapaxes(1, 2))
+        train_rows = tf.constant(
+            rows if K is None else rows.reshape(count, K, len(seeds), train_size).swapaxes(1, 2)
+        )
     if val_size:
         val_rows = tf.constant(_rows(data[1], "validation", val_size, first // (K or 1), count))
     return tf.zeros([count]), train_rows, val_rows
@@ -270,7 +331,9 @@ class _ReplicaGroups:
 
     @staticmethod
     def _cut(tree, part):
-        if part.start == 0 and all(part.stop >= a.shape[0] for a in tf.nest.flatten(tree) if a.shape.rank):
+        if part.start == 0 and all(
+            part.stop >= a.shape[0] for a in tf.nest.flatten(tree) if a.shape.rank
+        ):
             return tree
         return tf.nest.map_structure(lambda a: a[part] if a.shape.rank else a, tree)
 
@@ -282,12 +345,17 @@ class _ReplicaGroups:
         "The state of all replicas."
         if len(self.states) == 1:
             return self.states[0]
-        return tf.nest.map_structure(lambda *a: tf.concat(a, 0) if a[0].shape.rank else a[0], *self.states)
+        return tf.nest.map_structure(
+            lambda *a: tf.concat(a, 0) if a[0].shape.rank else a[0], *self.states
+        )
 
     def calls(self, batch_sizes, count, length, K):
         "The arguments of one call of the loop for each group."
         groups = zip(self.states, self.data, self.seeds, strict=True)
-        return [(s, *d, _draws(d, seeds, batch_sizes, self.step, length, K), tf.constant(count)) for s, d, seeds in groups]
+        return [
+            (s, *d, _draws(d, seeds, batch_sizes, self.step, length, K), tf.constant(count))
+            for s, d, seeds in groups
+        ]
 
     def run(self, loop, calls):
         "Make the calls: the metrics of each group, as arrays."
@@ -297,10 +365,13 @@ class _ReplicaGroups:
 # %% ../nbs/3_training/34_training.ipynb #07b736db
 def _refuse_wrong_pools(loop, arguments):
     "Raises ValueError where XLA would compute a second derivative wrongly."
-    if any(kind.startswith("MaxPool") and kind.endswith("GradGrad") for kind in _operations(loop, *arguments)):
+    if any(
+        kind.startswith("MaxPool") and kind.endswith("GradGrad")
+        for kind in _operations(loop, *arguments)
+    ):
         raise ValueError(
-            "XLA computes the second derivative of max-pool wrongly on a CPU; build the problem with losses.distillation, "
-            "use second_order.safe(model) in a loss of your own, or set jit_compile=False"
+            "XLA computes the second derivative of max-pool wrongly on a CPU; "
+            "build the problem with losses.distillation, use second_order.safe(model) in a loss of your own, or set jit_compile=False"
         )
 
 
@@ -328,8 +399,10 @@ def train(
         problem: A `Bilevel`: the inner and the outer loss.
         optimizer: The student's `Optimizer`.
         meta_update: A `MetaUpdate`, which moves the metaparameters.
-        state: A `TrainState` from `init_train_state` with the same optimizer and meta-update, or from an earlier result.
-        train_data: Dict of arrays: [N, ...] shared by the replicas, or [R, N, ...]; the rank of "y" tells which.
+        state: A `TrainState` from `init_train_state` with the same optimizer and meta-update, or
+            from an earlier result.
+        train_data: Dict of arrays: [N, ...] shared by the replicas, or [R, N, ...]; the rank of "y"
+            tells which.
         val_data: The same for the outer loss.
         steps: How many the student takes, >= 1, a multiple of the estimator's horizon.
         batch_sizes: Of train and validation batches; None: all examples.
@@ -338,16 +411,19 @@ def train(
         estimator: How a hypergradient is computed: a function of `hypergradient` or `horizons`.
         jit_compile: XLA; None: by what is in the model.
         steps_per_call: Steps in one compiled call; None: by what is in the model.
-        max_stacked: Replicas computed as one, which bounds the memory; None: by what is in the model.
+        max_stacked: Replicas computed as one, which bounds the memory; None: by what is in the
+            model.
         evaluate: State -> anything worth keeping; called at the start and every so many steps.
-        every: Student steps from one evaluation to the next, a multiple of the horizon; None: at each call.
+        every: Student steps from one evaluation to the next, a multiple of the horizon; None: at
+            each call.
 
     Returns:
         A `TrainResult`; its state can be trained further.
 
     Raises:
-        ValueError: For batches larger than the data, steps that are no multiple of the horizon, data for another number
-            of replicas, an unknown order, or a max-pool whose second derivative XLA has wrong.
+        ValueError: For batches larger than the data, steps that are no multiple of the horizon,
+            data for another number of replicas, an unknown order, or a max-pool whose second
+            derivative XLA has wrong.
 
     Warns:
         UserWarning: For each replica that diverged.
@@ -358,9 +434,15 @@ def train(
     loop = compiled_loop(problem, optimizer.update, *move, order, estimator, plan.jit_compile)
     K = getattr(estimator, "horizon", None)
     if steps % (K or 1) or (every or 0) % (K or 1):
-        raise ValueError(f"steps and every must be multiples of the estimator's horizon {K}, got {steps} and {every}")
+        raise ValueError(
+            f"steps and every must be multiples of the estimator's horizon {K}, "
+            f"got {steps} and {every}"
+        )
     count, every = steps // (K or 1), (every or 0) // (K or 1)
-    groups, length = _ReplicaGroups(state, data, seeds, plan.max_stacked), math.gcd(plan.steps_per_call, every)
+    groups, length = (
+        _ReplicaGroups(state, data, seeds, plan.max_stacked),
+        math.gcd(plan.steps_per_call, every),
+    )
     evaluations, history = [(groups.step, evaluate(groups.merged()))] if evaluate else [], []
     for done in range(0, count, length):
         now = min(length, count - done)

@@ -108,8 +108,12 @@ def case(name, model=None, size=128):
         return {"x": x, "y": rng.integers(0, classes, size)}
 
     train, val = _draw(), _draw()
-    train["teacher_logits"] = (2 * rng.normal(size=(size, classes)) + 3 * np.eye(classes)[train["y"]]).astype("float32")
-    weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
+    train["teacher_logits"] = (
+        2 * rng.normal(size=(size, classes)) + 3 * np.eye(classes)[train["y"]]
+    ).astype("float32")
+    weights, kept = (
+        [v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables)
+    )
     return Case(distillation(model, box()), weights, kept, tf.constant([0.6, 0.7, 3.0]), train, val)
 
 # %% ../../nbs/2_hypergradient/25_cost.ipynb #c978a09a
@@ -117,8 +121,8 @@ def estimators():
     """The estimators of a hypergradient by the names of the table.
 
     Returns:
-        A dict: name -> (estimator, share of the validation batch). The estimator of `plain`, a step without a
-        hypergradient, is None.
+        A dict: name -> (estimator, share of the validation batch). The estimator of `plain`, a step
+        without a hypergradient, is None.
     """
     from distillnb import horizons, hypergradient
 
@@ -141,7 +145,8 @@ def runner(name, given, steps, lines=None, replicas=1, **plan):
     """A function that trains a case, compiled already, and returns the seconds.
 
     Args:
-        name: Of an estimator in `estimators()`, or a pair (estimator, share of the validation batch) itself.
+        name: Of an estimator in `estimators()`, or a pair (estimator, share of the validation
+            batch) itself.
         given: The `Case` to train.
         steps: Of the student, in one timed run.
         lines: (e1, e2): hypergradients in gradient phases only; None: at every step.
@@ -169,12 +174,16 @@ def runner(name, given, steps, lines=None, replicas=1, **plan):
         return [np.repeat(np.asarray(a)[None], replicas, 0) for a in arrays]
 
     (lam,), weights, kept = map(_stack, ([given.lam], given.weights, given.non_trainable))
-    state = bilevel_step.init_train_state(weights, lam, optimizer, meta_update, kept, name == "forward_mode")
+    state = bilevel_step.init_train_state(
+        weights, lam, optimizer, meta_update, kept, name == "forward_mode"
+    )
     val = {k: a[: round(share * len(a))] for k, a in given.val.items()}
 
     def _seconds():
         began = time.perf_counter()
-        training.train(given.problem, optimizer, meta_update, state, given.train, val, steps, **plan)
+        training.train(
+            given.problem, optimizer, meta_update, state, given.train, val, steps, **plan
+        )
         return time.perf_counter() - began
 
     _seconds()
@@ -189,7 +198,8 @@ def ratios(runners, rounds=7):
         rounds: Turns that each takes, >= 1.
 
     Returns:
-        A dict: name -> {"ratio": median, "low": lower quartile, "high": upper quartile, "seconds": median}.
+        A dict: name -> {"ratio": median, "low": lower quartile, "high": upper quartile, "seconds":
+        median}.
     """
     taken = {name: [] for name in runners}
     for turn in range(rounds):
@@ -199,7 +209,12 @@ def ratios(runners, rounds=7):
     for name, seconds in taken.items():
         against = [s / plain for s, plain in zip(seconds, taken["plain"], strict=True)]
         low, middle, high = np.percentile(against, [25, 50, 75]).round(3).tolist()
-        summary[name] = {"ratio": middle, "low": low, "high": high, "seconds": statistics.median(seconds)}
+        summary[name] = {
+            "ratio": middle,
+            "low": low,
+            "high": high,
+            "seconds": statistics.median(seconds),
+        }
     return summary
 
 # %% ../../nbs/2_hypergradient/25_cost.ipynb #33ff353d
@@ -219,8 +234,8 @@ def table(names=STUDENTS, quick=True):
         quick: The main estimators only.
 
     Returns:
-        A list of rows: {"workload", "estimator", "ratio", "low", "high", "seconds"}; ratios in plain runs of the same
-        student, seconds of a run.
+        A list of rows: {"workload", "estimator", "ratio", "low", "high", "seconds"}; ratios in
+        plain runs of the same student, seconds of a run.
 
     Raises:
         KeyError: For an unknown student.
@@ -229,7 +244,13 @@ def table(names=STUDENTS, quick=True):
     for name in names:
         steps, rounds, main = ROWS[name]
         given, plan = case(name), {"steps_per_call": steps} if name in ("linear", "mlp") else {}
-        chosen = main if quick else [e for e in estimators() if e not in ("plain", "unrolled_5", "unrolled_5_recompute")]
+        chosen = (
+            main
+            if quick
+            else [
+                e for e in estimators() if e not in ("plain", "unrolled_5", "unrolled_5_recompute")
+            ]
+        )
         measured = ratios({e: runner(e, given, steps, **plan) for e in ("plain", *chosen)}, rounds)
         rows += [{"workload": name, "estimator": e} | found for e, found in measured.items()]
     return rows

@@ -1,6 +1,4 @@
-"""Two processes on this machine share a batch; one of them is killed, and they go on from the
-folder.
-"""
+"""Two processes on this machine share a batch; one is killed, and they go on from the folder."""
 
 import json
 import os
@@ -51,9 +49,7 @@ class Crew:
 
 @pytest.fixture(scope="module")
 def alone():
-    """One worker on the whole batches, through the loop of one, from the student of the first
-    worker.
-    """
+    "One worker on the whole batches, from the student of the first worker."
     import keras
 
     from distillnb import training
@@ -77,9 +73,7 @@ def check(last_lines, alone):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker(tmp_path, alone, victim):
-    """The survivor ends within a minute and says why; the folder goes on to the path that nobody
-    disturbed.
-    """
+    "The survivor ends within a minute and says why; the folder goes on to the undisturbed path."
     folder = tmp_path / "run"
     with Crew(folder) as crew:
         for _ in range(5):

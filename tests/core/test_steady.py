@@ -71,9 +71,7 @@ PLANS = [{"steps_per_call": 1, "jit_compile": False}, {"steps_per_call": 7, "jit
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_nothing_is_traced_again(setting, plan):
-    """Other metaparameters, rates, phases, and steps that do not fill the last call: the loop is
-    traced once.
-    """
+    "Other metaparameters, rates, phases, and a last call that is not full: traced once."
     from distillnb.hypergradient import one_step
     from distillnb.meta_updates import lines
     from distillnb.optimizers import sgd

@@ -1,7 +1,6 @@
-"""A worker for test_distributed.py. Words: a folder (of the first worker), or "-". It says "saved"
-after each save.
+"""A worker for test_distributed.py. Its word is a folder (of the first worker), or "-".
 
-Its last line is JSON: the path of the metaparameters, and the losses.
+It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and the losses.
 """
 
 import json
@@ -18,9 +17,7 @@ def tell(*words):
 
 
 def setting():
-    """A student in float64 with lines, as arguments of a training: problem, optimizer,
-    meta-update, state, data.
-    """
+    "A student in float64 with lines, as arguments of a training: problem, optimizer, meta-update, state, data."
     import keras
 
     from distillnb.bilevel_step import init_train_state
@@ -54,9 +51,9 @@ def work(folder):
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     import keras
-    from distillnb.runs import Store
 
     from distillnb.distributed import train_distributed
+    from distillnb.runs import Store
 
     save = Store.save
     Store.interval = 0.0
