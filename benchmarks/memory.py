@@ -1,8 +1,10 @@
-"""The peak memory of one estimator on one student, in a process of its own: prints {"added_mb", "peak_mb"} as JSON.
+"""The peak memory of one estimator on one student, in a process of its own: prints {"added_mb",
+"peak_mb"} as JSON.
 
-    python -m benchmarks.memory conv one_step
+python -m benchmarks.memory conv one_step
 
-Added is what the process grows by from just before the first step (data and TensorFlow loaded) to the peak of three steps.
+Added is what the process grows by from just before the first step (data and TensorFlow loaded) to
+the peak of three steps.
 """
 
 import json
@@ -10,7 +12,9 @@ import os
 import resource
 import sys
 
-os.environ.update({"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
+os.environ.update(
+    {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+)
 
 from distillnb import horizons
 from distillnb.hypergradient import init_student, plain_step
@@ -48,7 +52,10 @@ def main(name, estimator):
     student = init_student(given.weights, optimizer, given.non_trainable)
     student = horizons.with_tangents(student, given.lam) if estimator == "forward_mode" else student
     stack = (lambda v: tf.repeat(v[None], K, 0)) if K else tf.constant
-    train, val = {k: stack(v) for k, v in given.train.items()}, {k: tf.constant(v) for k, v in given.val.items()}
+    train, val = (
+        {k: stack(v) for k, v in given.train.items()},
+        {k: tf.constant(v) for k, v in given.val.items()},
+    )
 
     def step(student, lam, train, val):
         if chosen is None:

@@ -1,6 +1,8 @@
-"""What workers on one machine pay for their messages. `benchmarks.bench --only workers` starts these processes.
+"""What workers on one machine pay for their messages. `benchmarks.bench --only workers` starts
+these processes.
 
-    python -m benchmarks.workers INDEX PORT [PORT ...]     one worker of so many; the first prints its seconds as JSON
+python -m benchmarks.workers INDEX PORT [PORT ...] one worker of so many; the first prints its
+seconds as JSON
 """
 
 import json
@@ -21,13 +23,18 @@ BATCH = 128  # of all workers together
 def main(index, ports):
     "One worker. TensorFlow is imported when its place in the cluster is known."
     ports = [f"127.0.0.1:{port}" for port in ports]
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}})
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}}
+    )
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     count = len(ports)
-    found = {"workers": count, "messages": list(messages(strategy)) if count > 1 else [],
-             "steps": list(steps(strategy)) if BATCH % count == 0 else []}
+    found = {
+        "workers": count,
+        "messages": list(messages(strategy)) if count > 1 else [],
+        "steps": list(steps(strategy)) if BATCH % count == 0 else [],
+    }
     if index == 0:
         print(json.dumps(found), flush=True)
 
@@ -51,9 +58,14 @@ def messages(strategy):
 
     for n in FLOATS:
         vector = tf.ones([n])
-        run = lambda function: tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
+
+        def run(function):
+            return tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
+
         send, silent = run(all_reduce_mean), run(lambda v: v * 2.0)
-        seconds = median(lambda: send(vector)[:1].numpy()) - median(lambda: silent(vector)[:1].numpy())
+        seconds = median(lambda: send(vector)[:1].numpy()) - median(
+            lambda: silent(vector)[:1].numpy()
+        )
         yield {"floats": n, "seconds": seconds}
 
 
@@ -72,9 +84,14 @@ def steps(strategy):
         state = init_train_state(given.weights, given.lam, rule, move)
         row = {"workload": name, "weights": sum(w.size for w in given.weights)}
         data = [tf.nest.map_structure(tf.constant, part) for part in (given.train, given.val)]
-        turns, rows = distributed_steps(strategy, given.problem, rule, move, data), tf.range(len(given.train["y"]))
+        turns, rows = (
+            distributed_steps(strategy, given.problem, rule, move, data),
+            tf.range(len(given.train["y"])),
+        )
         for wanted, kind in ((False, "plain"), (True, "bilevel")):
-            row[kind] = median(lambda turn=turns[wanted]: turn(state, rows, rows)[1].inner_loss.numpy())
+            row[kind] = median(
+                lambda turn=turns[wanted]: turn(state, rows, rows)[1].inner_loss.numpy()
+            )
         yield row
 
 
@@ -83,7 +100,14 @@ def wide():
     import keras
 
     layers = keras.layers
-    return keras.Sequential([keras.Input((784,)), layers.Dense(1024, "relu"), layers.Dense(256, "relu"), layers.Dense(10)])
+    return keras.Sequential(
+        [
+            keras.Input((784,)),
+            layers.Dense(1024, "relu"),
+            layers.Dense(256, "relu"),
+            layers.Dense(10),
+        ]
+    )
 
 
 def cluster(count):
@@ -95,9 +119,17 @@ def cluster(count):
     for hold in holds:
         hold.close()
     command = [sys.executable, "-m", "benchmarks.workers"]
-    crew = [subprocess.Popen([*command, str(i), *ports], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                             env=os.environ | {"no_proxy": "127.0.0.1"})
-            for i in range(count)]
+    crew = [
+        subprocess.Popen(
+            [*command, str(i), *ports],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"no_proxy": "127.0.0.1"},
+        )
+        for i in range(count)
+    ]
     outputs = [process.communicate(timeout=600)[0] for process in crew]
     return json.loads(outputs[0].splitlines()[-1])
 

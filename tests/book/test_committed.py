@@ -139,9 +139,9 @@ SUITES = sorted((ROOT / "results").glob("suite-*/"))
 
 @pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
 def test_suites_have_their_records_and_tables_say_what_they_say(folder):
-    from distillnb.tables import read_records
+    from distillnb.lab.regimes import markdown_suite
 
-    from distillnb.suite import markdown_suite
+    from distillnb.lab.tables import read_records
 
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     assert (

@@ -1,4 +1,4 @@
-"""What a reader may count on in each notebook: a promise, help for every parameter, clean outputs."""
+"""What a reader may count on in each notebook: a promise, help, clean outputs."""
 
 import ast
 import json
@@ -91,8 +91,8 @@ def public(cell):
 
 
 OF_KERAS = {  # hooks that Keras calls, whose parameters Keras explains
-    "call", "build", "result", "reset_state", "set_model", "train_step", "test_step", "on_epoch_begin",
-    "on_epoch_end", "on_train_begin", "on_train_end", "on_train_batch_begin", "on_train_batch_end",
+    "call", "build", "result", "reset_state", "set_model", "train_step", "test_step",
+    "on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end", "on_train_batch_begin", "on_train_batch_end",
     "make_train_function", "get_config", "error",
 }  # fmt: skip
 

@@ -33,9 +33,10 @@ def setting():
     "A student with Dropout and BatchNorm on the digits; its teacher is a table of noise."
     import keras
     import numpy as np
-    from distillnb.data import digits
+    from distillnb.parametrization import unconstrained
+    from distillnb.problem import distillation
 
-    from distillnb.losses import distillation, smooth
+    from distillnb.lab.data import digits
 
     keras.utils.set_random_seed(0)
     parts = [
@@ -50,15 +51,17 @@ def setting():
     piles = digits(train=200, validation=100)
     train, validation = ({"x": pile.x, "y": pile.y} for pile in (piles.train, piles.validation))
     train["teacher_logits"] = np.random.default_rng(0).normal(size=(200, 10)).astype("float32")
-    return model, distillation(model, smooth()), train, validation
+    return model, distillation(model, unconstrained()), train, validation
 
 
 def work(folder, environment):
     "All units, from wherever an earlier process was killed."
     import tensorflow as tf
 
+    from distillnb.bilevel_step import init_train_state
+    from distillnb.meta_updates import gradient
     from distillnb.optimizers import adam, sgd
-    from distillnb.training import gradient, start, train
+    from distillnb.training import train
 
     options = dict(
         resume=True, environment=environment, log=lambda text: print_words("logged", text)
@@ -75,7 +78,7 @@ def work(folder, environment):
         for seed, unit in enumerate(UNITS):
             if unit in store:
                 continue
-            state = start(
+            state = init_train_state(
                 [w * 0.1 * (seed + 1) for w in weights], [0.0, 0.0, 0.0], optimizer, move, kept
             )
             arrays, notes = store.load(unit) or (None, {"saves": 0})

@@ -13,8 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def setting():
     "A small convolutional student, its data, and how it moves."
     import keras
-
-    from distillnb.losses import distillation, smooth
+    from distillnb.parametrization import unconstrained
+    from distillnb.problem import distillation
 
     layers = keras.layers
     parts = [layers.Conv2D(2, 3), layers.BatchNormalization(), layers.ReLU(), layers.MaxPool2D()]
@@ -26,7 +26,7 @@ def setting():
         "y": rng.integers(0, 3, 50).astype("int32"),
     }
     data["teacher_logits"] = rng.normal(size=(50, 3)).astype("float32")
-    return model, distillation(model, smooth()), data
+    return model, distillation(model, unconstrained()), data
 
 
 def resident():

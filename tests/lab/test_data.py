@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillnb import data
+from distillnb.lab import data
 
 ROOT = Path(os.environ.get("DISTILLNB_DATA") or "nowhere")
 
@@ -99,7 +99,8 @@ def original_batch(title, x, y, names):
         + title
         + b"q\x03U\x06labelsq\x04]q\x05("
         + listing([b"K" + bytes([v]) for v in y])
-        + b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\t"
+        + b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08"
+        + b"K\x00\x85U\x01b\x87Rq\t"
         + b"(K\x01M\x10'M\x00\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNN"
         + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
         + x.size.to_bytes(4, "little")
@@ -244,5 +245,7 @@ def test_light_import():
     import subprocess
     import sys
 
-    check = "import sys, distillnb.data; sys.exit('tensorflow' in sys.modules or 'sklearn' in sys.modules)"
+    check = (
+        "import sys, distillnb.lab.data; sys.exit(bool({*sys.modules} & {'tensorflow', 'sklearn'}))"
+    )
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
