@@ -296,46 +296,50 @@ def fitted():
     """Seconds of `MetaDistiller.fit` in seconds of the loop of `train`: the same data, batches,
     order and step.
     """
-    size = 128
     for name, steps in (("mlp", 200), ("conv", 60)):
-        rng, model = np.random.default_rng(0), benchmark.student(name)
+        yield from fitted_student(name, steps)
 
-        def normal(*shape):
-            return rng.normal(size=(10 * size, *shape)).astype("float32")
 
-        def draw():
-            return {"x": normal(*model.input_shape[1:]), "y": rng.integers(0, 10, 10 * size)}
+def fitted_student(name, steps, size=128):
+    "The rows of one student."
+    rng, model = np.random.default_rng(0), benchmark.student(name)
 
-        lesson, validation = draw() | {"teacher_logits": normal(10)}, draw()
-        knobs, rule = unconstrained(tie="sum_to_one"), sgd(0.05)
-        move, problem = (
-            gradient(adam(0.01), knobs.project),
-            distillation(model, knobs, t_squared=True),
+    def normal(*shape):
+        return rng.normal(size=(10 * size, *shape)).astype("float32")
+
+    def draw():
+        return {"x": normal(*model.input_shape[1:]), "y": rng.integers(0, 10, 10 * size)}
+
+    lesson, validation = draw() | {"teacher_logits": normal(10)}, draw()
+    knobs, rule = unconstrained(tie="sum_to_one"), sgd(0.05)
+    move, problem = (
+        gradient(adam(0.01), knobs.project),
+        distillation(model, knobs, t_squared=True),
+    )
+    state = init_train_state(
+        [v.numpy() for v in model.trainable_variables], knobs.unconstrain(HALF), rule, move
+    )
+
+    def loop(**plan):
+        return training.train(
+            problem, rule, move, state, lesson, validation, steps, (size, size), **plan
         )
-        state = init_train_state(
-            [v.numpy() for v in model.trainable_variables], knobs.unconstrain(HALF), rule, move
-        )
 
-        def loop(**plan):
-            return training.train(
-                problem, rule, move, state, lesson, validation, steps, (size, size), **plan
-            )
+    distiller = MetaDistiller(None, model)
+    distiller.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])
+    two_epochs = dict(batch_size=size, steps_per_epoch=steps // 2, epochs=2, verbose=0)
 
-        distiller = MetaDistiller(model)
-        distiller.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"])
-        two_epochs = dict(batch_size=size, steps_per_epoch=steps // 2, epochs=2, verbose=0)
+    def fit():
+        return distiller.fit(lesson, meta_validation=validation, **two_epochs)
 
-        def fit():
-            return distiller.fit(lesson, meta_validation=validation, **two_epochs)
-
-        one = dict(jit_compile=False, steps_per_call=1)
-        runs = {"plain": timed(lambda loop=loop: loop(**one)), "fit": timed(fit)}
-        if name == "mlp":
-            runs["loop, as chosen"] = timed(loop)
-        measured = benchmark.ratios(runs, 5)
-        for label in list(runs)[1:]:
-            say(f"  {name:8}{label:20}{measured[label]['ratio']:8.3f} of the loop, one step a call")
-            yield {"workload": name, "way": label} | measured[label]
+    one = dict(jit_compile=False, steps_per_call=1)
+    runs = {"plain": timed(lambda: loop(**one)), "fit": timed(fit)}
+    if name == "mlp":
+        runs["loop, as chosen"] = timed(loop)
+    measured = benchmark.ratios(runs, 5)
+    for label in list(runs)[1:]:
+        say(f"  {name:8}{label:20}{measured[label]['ratio']:8.3f} of the loop, one step a call")
+        yield {"workload": name, "way": label} | measured[label]
 
 
 def by_workers():

@@ -112,10 +112,22 @@ def draw(seed):
     optimizer = pick(*OPTIMIZERS)
     scalar = kind.startswith(("smooth", "raw")) or kind == "class_weights"
     return Spec(
-        seed, shape, _layers(rng, pick, images, size), int(round(log_uniform(2, 100))), int(round(log_uniform(1, 64))), K,
-        pick(0, 3), optimizer, _numbers(rng, pick, log_uniform, optimizer, lam), pick(None, None, *SCHEDULES[:4]), kind, lam,
-        bool(scalar and rng.random() < 0.4), pick("soft_cross_entropy", "soft_divergence"), rng.random() < 0.25,
-    )  # fmt: skip
+        seed,
+        shape,
+        _layers(rng, pick, images, size),
+        int(round(log_uniform(2, 100))),
+        int(round(log_uniform(1, 64))),
+        K,
+        pick(0, 3),
+        optimizer,
+        _numbers(rng, pick, log_uniform, optimizer, lam),
+        pick(None, None, *SCHEDULES[:4]),
+        kind,
+        lam,
+        bool(scalar and rng.random() < 0.4),
+        pick("soft_cross_entropy", "soft_divergence"),
+        rng.random() < 0.25,
+    )
 
 
 def _layers(rng, pick, images, size):
@@ -583,7 +595,7 @@ class Outcome(NamedTuple):
     verdict: str  # pass, fail, kink, chaotic or unresolved
     ratio: float  # largest |g - f| / tolerance of the components with a good f
     error32: float  # of the first estimator in float32; nan: not compared
-    moved32: float  # how far rounding the inputs to float32 moves the float64 hypergradient, in the same measure
+    moved32: float  # how far inputs rounded to float32 move the float64 one, in the same measure
     seconds: float
     notes: list
 

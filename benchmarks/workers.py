@@ -56,16 +56,13 @@ def messages(strategy):
 
     from distillnb.distributed import all_reduce_mean
 
+    def seconds_of(function, vector):
+        call = tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
+        return median(lambda: call(vector)[:1].numpy())
+
     for n in FLOATS:
         vector = tf.ones([n])
-
-        def run(function):
-            return tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
-
-        send, silent = run(all_reduce_mean), run(lambda v: v * 2.0)
-        seconds = median(lambda: send(vector)[:1].numpy()) - median(
-            lambda: silent(vector)[:1].numpy()
-        )
+        seconds = seconds_of(all_reduce_mean, vector) - seconds_of(lambda v: v * 2.0, vector)
         yield {"floats": n, "seconds": seconds}
 
 
@@ -90,7 +87,9 @@ def steps(strategy):
         )
         for wanted, kind in ((False, "plain"), (True, "bilevel")):
             row[kind] = median(
-                lambda turn=turns[wanted]: turn(state, rows, rows)[1].inner_loss.numpy()
+                lambda turn=turns[wanted], state=state, rows=rows: turn(state, rows, rows)[
+                    1
+                ].inner_loss.numpy()
             )
         yield row
 

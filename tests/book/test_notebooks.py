@@ -92,7 +92,8 @@ def public(cell):
 
 OF_KERAS = {  # hooks that Keras calls, whose parameters Keras explains
     "call", "build", "result", "reset_state", "set_model", "train_step", "test_step",
-    "on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end", "on_train_batch_begin", "on_train_batch_end",
+    "on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end",
+    "on_train_batch_begin", "on_train_batch_end",
     "make_train_function", "get_config", "error",
 }  # fmt: skip
 
