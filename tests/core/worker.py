@@ -1,6 +1,6 @@
 """A worker for test_distributed.py. Its word is a folder (of the first worker), or "-".
 
-It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and the losses.
+It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and losses.
 """
 
 import json
@@ -28,12 +28,8 @@ def setting():
     rng = np.random.default_rng(0)
 
     def draw(n):
-        x, y, teacher_logits = (
-            rng.normal(size=(n, 20)),
-            rng.integers(0, 5, n, "int32"),
-            rng.normal(size=(n, 5)),
-        )
-        return {"x": x, "y": y, "teacher_logits": teacher_logits}
+        x, y = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32")
+        return {"x": x, "y": y, "teacher_logits": rng.normal(size=(n, 5))}
 
     knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
