@@ -17,7 +17,7 @@ def tell(*words):
 
 
 def setting():
-    "A student in float64 with lines, as arguments of a training: problem, optimizer, meta-update, state, data."
+    "A student in float64 with lines, as the first arguments of a training."
     import keras
 
     from distillnb.bilevel_step import init_train_state
