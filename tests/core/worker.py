@@ -1,7 +1,6 @@
 """A worker for test_distributed.py. Its word is a folder (of the first worker), or "-".
 
-It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and the
-losses.
+It says "saved" after each save. Its last line is JSON: the path of the metaparameters, and losses.
 """
 
 import json
@@ -18,35 +17,27 @@ def tell(*words):
 
 
 def setting():
-    """A student in float64 with lines, as arguments of a training: problem, optimizer,
-    meta-update, state, data.
-    """
+    "A student in float64 with lines, as the first arguments of a training."
     import keras
-    from distillnb.parametrization import unconstrained
-    from distillnb.problem import distillation
 
     from distillnb.bilevel_step import init_train_state
-    from distillnb.losses import Metaparameters
+    from distillnb.losses import Metaparameters, distillation, smooth
     from distillnb.meta_updates import lines
     from distillnb.optimizers import adam
 
     rng = np.random.default_rng(0)
 
     def draw(n):
-        x, y, teacher_logits = (
-            rng.normal(size=(n, 20)),
-            rng.integers(0, 5, n, "int32"),
-            rng.normal(size=(n, 5)),
-        )
-        return {"x": x, "y": y, "teacher_logits": teacher_logits}
+        x, y = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32")
+        return {"x": x, "y": y, "teacher_logits": rng.normal(size=(n, 5))}
 
-    knobs, rule = unconstrained(tie="sum_to_one"), adam(0.01)
+    knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
     student = keras.Sequential(
         [keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)]
     )
     move = lines(adam(0.01), 4, 8, 0.25, knobs.project)
-    start = knobs.unconstrain(Metaparameters(0.5, 0.5, 4.0), "float64")
+    start = knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64")
     state = init_train_state(student.trainable_variables, start, rule, move)
     return distillation(student, knobs, t_squared=True), rule, move, state, draw(64), draw(48)
 
@@ -58,7 +49,7 @@ def work(folder):
     import keras
 
     from distillnb.distributed import train_distributed
-    from distillnb.store import Store
+    from distillnb.runs import Store
 
     save = Store.save
     Store.interval = 0.0
