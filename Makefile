@@ -2,7 +2,7 @@
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
-# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 31
+# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 54
 
 NAME ?= synthetic
 N ?= 1000
@@ -55,8 +55,8 @@ results/%: .venv/installed FORCE
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
 
 SUITES := suite-fashion-mnist suite-reduced-cifar10
-NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised half-free \
-  mostly-labels-free gradient lines
+NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised \
+  half-normalized mostly-labels-normalized gradient lines
 
 suites: $(SUITES:%=results/%-development) $(SUITES:%=results/%)
 

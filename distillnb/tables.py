@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .experiments import METHODS, PHASES
+from .lab.methods import METHODS, PHASES
 
 # %% ../nbs/10b_tables.ipynb #26957ce1
 def read_records(
