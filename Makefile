@@ -56,8 +56,8 @@ results/%: .venv/installed FORCE
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
 
 SUITES := suite-fashion-mnist suite-reduced-cifar10
-NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised half-free \
-  mostly-labels-free gradient lines
+NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised \
+  half-normalized mostly-labels-normalized gradient lines
 
 suites: $(SUITES:%=results/%-development) $(SUITES:%=results/%)
 

@@ -137,7 +137,7 @@ def together():
 
 
 def experiment(**options):
-    from distillnb.experiments import run_experiment
+    from distillnb.lab.experiments import run_experiment
 
     records = run_experiment(scale="smoke", progress=False, **options)
     curves = [record["curve"] for record in records]
@@ -146,10 +146,10 @@ def experiment(**options):
 
 
 def suite():
-    from distillnb.suite import run_suite
+    from distillnb.lab.experiments import run_suite
 
-    methods = ["labels", "half-4", "teacher-4", "standardised", "mostly-labels-free", "random-search", "gradient", "lines"]
-    records = run_suite("digits", 2, names=["clean", "labels 80 %", "foreign"], methods=methods, steps=60, progress=False)
+    methods = ["labels", "half-4", "teacher-4", "standardised", "mostly-labels-normalized", "random-search", "gradient", "lines"]
+    records = run_suite("digits", 2, names=["clean", "labels 80 %", "out-of-domain teacher"], methods=methods, steps=60, progress=False)
     return [np.array([r["accuracy"], r["validation_accuracy"], r["hypergradients"]]) for r in records]
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-COMMAND = "import sys; from distillnb.cli import main; sys.exit(main())"
+COMMAND = "import sys; from distillnb.lab.cli import main; sys.exit(main())"
 
 
 def distillnb(*words, before="", cwd):
@@ -37,6 +37,9 @@ def test_information_goes_to_the_output(line, tmp_path):
         ("run", "--help"),
         ("suite fashon-mnist", "did you mean fashion-mnist?"),
         ("suite digits --methods labels,gradeint", "did you mean gradient?"),
+        ("suite digits --methods lines", "add one, for example 'labels'"),
+        ("suite digits --workers 2 --ray auto", "not allowed with argument --workers"),
+        ("suite digits --workers none", "whole number from 1"),
         ("plot runs/synthetic", "distillnb run synthetic"),
     ],
 )
@@ -54,7 +57,7 @@ def test_no_command_shows_the_help_and_fails(tmp_path):
 
 @pytest.mark.parametrize("line", ["--help", "--version", "list", "run --help", "run sinthetic", "suite nothing", "table nowhere"])
 def test_nothing_heavy_is_loaded_without_need(line, tmp_path):
-    code = f"from distillnb.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
+    code = f"from distillnb.lab.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not {"tensorflow", "keras", "matplotlib", "sklearn", "optuna"} & set(result.stderr.split())
@@ -78,7 +81,7 @@ def test_a_run_from_beginning_to_end(tmp_path):
     assert before == {path: path.read_bytes() for path in before}
 
 
-@pytest.mark.parametrize("text", ["not JSON", '{"method": "none"', "{}", "[1, 2]"])
+@pytest.mark.parametrize("text", ["not JSON", '{"method": "none"', "{}", "[1, 2]", '{"suite": "digits", "method": "lines"}'])
 @pytest.mark.parametrize("command", ["table", "plot"])
 def test_damaged_records_are_bad_values(text, command, tmp_path):
     (tmp_path / "records.jsonl").write_text(text + "\n")
@@ -103,7 +106,7 @@ def test_a_missing_package_is_one_line_with_the_cure(package, tmp_path):
 
 FAKE = """
 import sys, time, types
-import distillnb.experiments as experiments
+import distillnb.lab.experiments as experiments
 sys.modules["keras"] = types.ModuleType("keras")  # an experiment that needs no TensorFlow
 def run_experiment(*args, **options):
     {body}
@@ -116,12 +119,16 @@ def test_a_fault_of_ours_is_shown_in_full(tmp_path):
     assert result.returncode == 1 and "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
 
 
+def hear_ctrl_c():
+    "Whoever starts the tests in the background has it ignored."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_ctrl_c_is_one_line_and_130(tmp_path):
     code = FAKE.format(body="print('begun', flush=True); time.sleep(60)") + COMMAND
     command = [sys.executable, "-c", code, "run", "synthetic"]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever starts the tests in the background has it ignored
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
     with subprocess.Popen(command, cwd=tmp_path, **options) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
@@ -147,8 +154,11 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
     whole, torn = ([json.loads(line) for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
                    for name in ("whole", "torn"))
     assert [r | {"seconds": 0} for r in whole] == [r | {"seconds": 0} for r in torn]
-    states = lambda name: sorted((tmp_path / name / "states").glob("*.npz"))
-    newest = lambda name: {path.stem.rpartition("-")[0]: path.read_bytes() for path in states(name)}
+
+    def newest(name):
+        states = sorted((tmp_path / name / "states").glob("*.npz"))
+        return {path.stem.rpartition("-")[0]: path.read_bytes() for path in states}
+
     assert newest("whole") == newest("torn") and len(newest("whole")) == 2 + 3 + 3  # a teacher and its table, students
 
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from distillnb import sweeps
+from distillnb.lab.experiments import ExperimentConfiguration, experiment_plan
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-COMMAND = "import sys; from distillnb.cli import main; sys.exit(main())"
+COMMAND = "import sys; from distillnb.lab.cli import main; sys.exit(main())"
 METHODS = "gradient matched tpe"
 RUN = f"run digits --scale smoke --seeds 1 --methods {METHODS}".split()
-DIGITS = {"experiment": "digits", "protocol": "clean", "scale": "smoke", "methods": METHODS.split(), "seeds": [0]}
+DIGITS = experiment_plan(ExperimentConfiguration("digits", "clean", "smoke", METHODS.split(), [0]))
 
 
 def distillnb(*words, cwd, before="", **environment):
@@ -25,11 +25,14 @@ def distillnb(*words, cwd, before="", **environment):
     return subprocess.run([sys.executable, "-c", before + COMMAND, *words], **options)
 
 
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(*words, cwd):
     "Start the command and do not wait for it. Whoever starts the tests in the background has Ctrl-C ignored: undo that."
     options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([sys.executable, "-c", COMMAND, *words], cwd=cwd, preexec_fn=heard, **options)
+    return subprocess.Popen([sys.executable, "-c", COMMAND, *words], cwd=cwd, preexec_fn=hear_ctrl_c, **options)
 
 
 def wait_for(found, process=None, seconds=300):
@@ -44,9 +47,9 @@ def wait_for(found, process=None, seconds=300):
 
 def training(process, unit):
     "The workers of a command that train a unit, by the titles of their processes."
-    title = lambda p: next(iter(p.cmdline()), "")
     try:
-        return [p for p in psutil.Process(process.pid).children(recursive=True) if title(p) == f"ray::{unit}"]
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [p for p in children if next(iter(p.cmdline()), "") == f"ray::{unit}"]
     except psutil.NoSuchProcess:
         return []
 
@@ -59,7 +62,7 @@ def finished(folder):
 
 
 def left(folder):
-    "What a run leaves and a sweep must not change: records without their seconds, students and teachers to the byte."
+    "What a run leaves and workers must not change: records without their seconds, students and teachers to the byte."
     records = [json.loads(row) | {"seconds": 0} for row in (folder / "records.jsonl").read_text().splitlines()]
     return records, {path.name: path.read_bytes() for path in (folder / "states").glob("*.npz")}
 
@@ -75,7 +78,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     result = distillnb(*RUN, "--out", "whole", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert set(finished(folder / "whole")) == set(sweeps.jobs(DIGITS)), "the plan has the units of the sequential run"
+    assert set(finished(folder / "whole")) == set(DIGITS.units), "the plan has the units of the sequential run"
     return left(folder / "whole")
 
 
@@ -106,7 +109,7 @@ def test_the_driver_is_stopped(sent, further, whole, tmp_path):
     if sent == signal.SIGINT:
         assert (process.returncode, said.count("\n")) == (130, 1) and "--resume goes on" in said, said
     kept = finished(tmp_path / "torn")
-    assert len(kept) < len(sweeps.jobs(DIGITS)), "it was to be stopped in the middle"
+    assert len(kept) < len(DIGITS.units), "it was to be stopped in the middle"
     result = distillnb(*RUN, *further, "--resume", "--out", "torn", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert left(tmp_path / "torn") == whole and finished(tmp_path / "torn")[: len(kept)] == kept
@@ -148,9 +151,24 @@ def test_a_ray_that_runs(address, tmp_path):
     assert len(left(tmp_path / "joined")[0]) == 4
 
 
+def test_a_suite_on_workers_is_the_same_and_may_go_on_without(tmp_path):
+    suite = "suite digits --seeds 1 --methods labels lines".split()
+    alone, shared = (distillnb(*suite, *further, "--out", out, cwd=tmp_path)
+                     for out, further in (("alone", []), ("shared", ["--workers", "2"])))
+    assert (alone.returncode, alone.stderr, shared.returncode, shared.stderr) == (0, "", 0, "")
+    records = [[json.loads(row) | {"seconds": 0} for row in (tmp_path / out / "records.jsonl").read_text().splitlines()]
+               for out in ("alone", "shared")]
+    assert records[0] == records[1] and len(records[0]) == 2 * 12
+    assert left(tmp_path / "alone")[1] == left(tmp_path / "shared")[1]
+    again = distillnb(*suite, "--resume", "--out", "shared", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, shared.stdout)
+
+
 UNLUCKY = """
 import os, tempfile
-from distillnb import runs, sweeps
+from distillnb import runs
+from distillnb.lab import ray
+from distillnb.lab.experiments import Plan, Unit
 
 def good(store, unit):
     store.finish(unit, {})
@@ -158,12 +176,12 @@ def good(store, unit):
 def wrong(store):
     raise FileNotFoundError("no images here; download them")
 
-sweeps.LOST = 1
-plan = {"good": sweeps.Job(good, ("good",))}
+ray.LOST = 1
+units = {"good": Unit(good, ("good",))}
 for bad in (wrong, lambda store: os.abort()):
     with tempfile.TemporaryDirectory() as folder, runs.Store(folder, {}) as store:
         try:
-            sweeps.sweep(store, plan | {"bad": sweeps.Job(bad, (), ("good",))}, 1)
+            ray.run_on_ray(Plan(units | {"bad": Unit(bad, (), ("good",))}, None), store, 1)
         except OSError as error:
             print(type(error).__name__, error, len(store.records))
 """
@@ -203,6 +221,6 @@ def test_bad_places_are_one_line(words, code, cure, tmp_path):
 
 def test_without_the_options_ray_is_not_loaded(tmp_path):
     run = "run synthetic --scale smoke --seeds 1 --methods none".split()
-    code = f"from distillnb.cli import main; import sys; assert main({run}) == 0; assert 'ray' not in sys.modules"
+    code = f"from distillnb.lab.cli import main; import sys; assert main({run}) == 0; assert 'ray' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

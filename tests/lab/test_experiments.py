@@ -20,7 +20,7 @@ def needs(*names):
 
 @pytest.fixture
 def run_experiment():
-    from distillnb.experiments import run_experiment
+    from distillnb.lab.experiments import run_experiment
 
     return run_experiment
 
@@ -44,13 +44,13 @@ def test_images_from_the_teacher_to_the_table(name, protocol, tmp_path, run_expe
     about = json.loads((tmp_path / "environment.json").read_text())
     if protocol == "clean":
         assert {"teacher accuracy", "train accuracy", "validation accuracy", "sureness"} == set(about["teachers"]["teacher"])
-    dear = 1 + (5 / 3 if protocol == "clean" else 8 / 3)
-    assert rows["gradient"]["plain_steps"] == round(10 * dear) and rows["fixed"]["plain_steps"] == 10
+    price = 1 + (5 / 3 if protocol == "clean" else 8 / 3)
+    assert rows["gradient"]["plain_steps"] == round(10 * price) and rows["fixed"]["plain_steps"] == 10
     assert records[2]["final"]["beta1"] == records[4]["final"]["beta1"]  # the weight matched
 
 
 @needs("cifar10", "teacher-logits")
-def test_the_authors_baselines_learn_from_the_validation_pile_too():
+def test_the_authors_baselines_learn_from_the_validation_set_too():
     cache, about = tasks.published_table("reduced-cifar10")
     assert about["sureness"] > 0.99 and "validate" in about["leak"]
     task = tasks.image_task("reduced-cifar10", "authors", "smoke", [0, 1], cache)
@@ -64,7 +64,20 @@ def test_the_authors_baselines_learn_from_the_validation_pile_too():
 
 
 @needs("cifar10")
-def test_no_pile_of_reduced_cifar10_is_shared():
+def test_no_split_of_reduced_cifar10_is_shared():
     _, piles = tasks.image_piles("reduced-cifar10", "clean", "laptop", 0)
     assert max(piles.train.ids.max(), piles.validation.ids.max()) < 12_800 <= piles.teacher.ids.min()
     assert len(piles.train.ids) == 11_520 and len(piles.test.ids) == 10_000
+
+
+@pytest.mark.parametrize("name", ["digits", pytest.param("fashion-mnist", marks=needs("fashion-mnist", "mnist"))])
+def test_a_suite_resumes_and_keeps_its_test_set_shut_in_development(name, tmp_path):
+    from distillnb.lab.experiments import run_suite
+
+    asked = {"names": ["out-of-domain teacher"], "methods": ["labels", "lines"], "steps": 20, "progress": False}
+    records = run_suite(name, 2, development=True, out=tmp_path, **asked)
+    assert [(r["method"], r["split"], r["seeds"]) for r in records] == [(m, "development", [1000, 1001]) for m in asked["methods"]]
+    assert run_suite(name, 2, development=True, out=tmp_path, resume=True, **asked) == records
+    with pytest.raises(ValueError, match="configuration.seeds"):
+        run_suite(name, 2, out=tmp_path, resume=True, **asked)
+    assert " --development --seeds 2 " in json.loads((tmp_path / "environment.json").read_text())["command"]
