@@ -30,8 +30,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from distillnb.distiller.model import HALF, MetaDistiller
-from distillnb.parametrization import unconstrained
-from distillnb.problem import distillation
 
 from benchmarks import workers, workloads
 from distillnb import training
@@ -43,6 +41,8 @@ from distillnb.lab import benchmark
 from distillnb.losses import cross_entropy
 from distillnb.meta_updates import gradient
 from distillnb.optimizers import adam, sgd
+from distillnb.parametrization import unconstrained
+from distillnb.problem import distillation
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = (

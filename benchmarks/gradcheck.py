@@ -301,10 +301,9 @@ def _optimizer(spec):
 
 def _problem(spec, model, rng):
     "The bilevel problem, the way from a point to lam, the point, and the size of a nudge."
+    from distillnb import losses
     from distillnb.parametrization import box, unconstrained
     from distillnb.problem import distillation
-
-    from distillnb import losses
 
     soft = getattr(losses, spec.soft)
     if spec.metaparameters.startswith(("smooth", "raw")):

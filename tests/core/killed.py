@@ -33,10 +33,10 @@ def setting():
     "A student with Dropout and BatchNorm on the digits; its teacher is a table of noise."
     import keras
     import numpy as np
-    from distillnb.parametrization import unconstrained
-    from distillnb.problem import distillation
 
     from distillnb.lab.data import digits
+    from distillnb.parametrization import unconstrained
+    from distillnb.problem import distillation
 
     keras.utils.set_random_seed(0)
     parts = [

@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def setting():
     "A small convolutional student, its data, and how it moves."
     import keras
+
     from distillnb.parametrization import unconstrained
     from distillnb.problem import distillation
 

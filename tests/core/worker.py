@@ -21,9 +21,11 @@ def setting():
     import keras
 
     from distillnb.bilevel_step import init_train_state
-    from distillnb.losses import Metaparameters, distillation, smooth
+    from distillnb.losses import Metaparameters
     from distillnb.meta_updates import lines
     from distillnb.optimizers import adam
+    from distillnb.parametrization import unconstrained
+    from distillnb.problem import distillation
 
     rng = np.random.default_rng(0)
 
@@ -31,13 +33,13 @@ def setting():
         x, y = rng.normal(size=(n, 20)), rng.integers(0, 5, n, "int32")
         return {"x": x, "y": y, "teacher_logits": rng.normal(size=(n, 5))}
 
-    knobs, rule = smooth(tie="sum_to_one"), adam(0.01)
+    knobs, rule = unconstrained(tie="sum_to_one"), adam(0.01)
     keras.config.set_dtype_policy("float64")
     student = keras.Sequential(
         [keras.Input((20,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(5)]
     )
     move = lines(adam(0.01), 4, 8, 0.25, knobs.project)
-    start = knobs.encode(Metaparameters(0.5, 0.5, 4.0), "float64")
+    start = knobs.unconstrain(Metaparameters(0.5, 0.5, 4.0), "float64")
     state = init_train_state(student.trainable_variables, start, rule, move)
     return distillation(student, knobs, t_squared=True), rule, move, state, draw(64), draw(48)
 
@@ -49,7 +51,7 @@ def work(folder):
     import keras
 
     from distillnb.distributed import train_distributed
-    from distillnb.runs import Store
+    from distillnb.store import Store
 
     save = Store.save
     Store.interval = 0.0

@@ -41,30 +41,30 @@ def sha256(array):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_real_piles(name, read_once):
+def test_real_splits(name, read_once):
     x, y, x_test, y_test = official(name)
     sizes = {"train": 100, "validation": 50, "teacher": 200, "test": 80}
-    piles, other, same = (SETS[name](seed=seed, **sizes) for seed in (0, 1, 0))
-    for pile_name, pile in piles._asdict().items():
-        assert pile.x.shape == (sizes[pile_name], *SHAPES[name]) and pile.x.dtype == np.float32
-        assert 0 <= pile.x.min() < pile.x.max() <= 1
-        assert pile.y.dtype == np.int32 and pile.ids.dtype == np.int64
+    splits, other, same = (SETS[name](seed=seed, **sizes) for seed in (0, 1, 0))
+    for split_name, split in splits._asdict().items():
+        assert split.x.shape == (sizes[split_name], *SHAPES[name]) and split.x.dtype == np.float32
+        assert 0 <= split.x.min() < split.x.max() <= 1
+        assert split.y.dtype == np.int32 and split.ids.dtype == np.int64
         images, labels, rows = (
-            (x_test, y_test, pile.ids - 1_000_000) if pile_name == "test" else (x, y, pile.ids)
+            (x_test, y_test, split.ids - 1_000_000) if split_name == "test" else (x, y, split.ids)
         )
-        np.testing.assert_allclose(pile.x * 255, images[rows], rtol=0, atol=1e-4)
-        np.testing.assert_array_equal(pile.y, labels[rows])
-    np.testing.assert_array_equal(piles.teacher.ids, np.arange(len(x) - 200, len(x)))
-    np.testing.assert_array_equal(piles.teacher.ids, other.teacher.ids)
-    np.testing.assert_array_equal(piles.train.ids, same.train.ids)
-    assert set(piles.train.ids) != set(other.train.ids)
+        np.testing.assert_allclose(split.x * 255, images[rows], rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(split.y, labels[rows])
+    np.testing.assert_array_equal(splits.teacher.ids, np.arange(len(x) - 200, len(x)))
+    np.testing.assert_array_equal(splits.teacher.ids, other.teacher.ids)
+    np.testing.assert_array_equal(splits.train.ids, same.train.ids)
+    assert set(splits.train.ids) != set(other.train.ids)
     np.testing.assert_array_equal(np.bincount(y_test) > 800, True)
 
 
 @pytest.mark.parametrize("name", EACH)
 def test_default_sizes_and_their_limits(name, read_once):
-    piles = SETS[name]()
-    assert [len(pile.y) for pile in piles] == [2_000, 1_000, 10_000, 20_000]
+    splits = SETS[name]()
+    assert [len(split.y) for split in splits] == [2_000, 1_000, 10_000, 20_000]
     alone = SETS[name](teacher=0, test=100)
     assert alone.teacher is alone.train
     with pytest.raises(ValueError, match="ask for fewer"):
@@ -137,8 +137,8 @@ def test_published_logits_belong_to_the_ids(teacher, name, accuracy, read_once):
     logits, (_, y, _, _) = data.teacher_logits(teacher), official(name)
     assert logits.shape == (len(y), 10) and logits.dtype == np.float32
     np.testing.assert_allclose(np.mean(logits.argmax(1) == y), accuracy, rtol=0, atol=1e-4)
-    pile = SETS[name](seed=5, train=1000, validation=10, test=10, teacher=0).train
-    assert np.mean(logits[pile.ids].argmax(1) == pile.y) > accuracy - 0.05
+    split = SETS[name](seed=5, train=1000, validation=10, test=10, teacher=0).train
+    assert np.mean(logits[split.ids].argmax(1) == split.y) > accuracy - 0.05
 
 
 @needs("fashion-mnist")
