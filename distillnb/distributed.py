@@ -15,7 +15,7 @@ import tensorflow as tf
 from .bilevel_step import StepMetrics, bilevel_step
 from .hypergradient import Step, apply_update, train_gradient, validation_gradient
 from .optimizers import pull_back
-from .runs import Store
+from .store import Store
 from .training import ExecutionPlan, TrainResult, batch_order
 
 # %% ../nbs/3_training/35_many_workers.ipynb #926cab43
@@ -299,7 +299,7 @@ class _DistributedRun:
                 for values, value in zip(self.history, _local(self.strategy, metrics), strict=True):
                     values[step - self.begun] = value
                 self.state = new
-                if self.store and self.store.due():
+                if self.store and self.store.should_save():
                     self.save()
         except KeyboardInterrupt:
             self.save()
@@ -391,7 +391,7 @@ def message_bytes(weights, points=2, kept=0, itemsize=4):
 
     Args:
         weights: Trainable numbers of the student.
-        points: Coordinates of the metaparameters.
+        points: Parametrization of the metaparameters.
         kept: Numbers that the forward pass keeps, such as BatchNorm's averages.
         itemsize: Bytes of a number.
 

@@ -103,7 +103,8 @@ class Lines(NamedTuple):
     Attributes:
         e1: Length of the gradient phase, >= 3 steps.
         e2: Longest length of the line phase, >= 0 steps.
-        tolerance: Largest prediction error that a line may have, > 0, in the coordinates in which
+        tolerance: Largest prediction error that a line may have, > 0, in the parametrization in
+            which
             the metaparameters move; math.inf: no guard, and no projection of the line.
     """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 RECORD = Path(__file__).with_name("bits.json")
 
-from distillnb.runs import reproducible
+from distillnb.store import reproducible
 
 ENVIRONMENT = reproducible(threads=1)
 
@@ -22,10 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from distillnb import bilevel_step, callbacks, distributed, features, horizons, hypergradient, meta_updates, named, training
-from distillnb.distiller import MetaDistiller
-from distillnb.losses import Metaparameters, box, distillation, smooth
-from distillnb.models import mlp
+from distillnb import bilevel_step, distributed, horizons, hypergradient, learnable_losses, meta_updates, training
+from distillnb.distiller import callbacks
+from distillnb.distiller.model import MetaDistiller
+from distillnb.losses import Metaparameters
+from distillnb.parametrization import box, unconstrained
+from distillnb.problem import distillation
+from distillnb.lab.models import mlp
 from distillnb.optimizers import adam, cosine, sgd
 
 layers = keras.layers
@@ -53,10 +56,10 @@ def path_of(run):
 
 def stacked(move, estimator=hypergradient.one_step, order="shared", tangents=False, optimizer=None, **options):
     keras.utils.set_random_seed(0)
-    coordinates, optimizer = smooth(), optimizer or sgd(0.1, momentum=0.9)
+    coordinates, optimizer = unconstrained(), optimizer or sgd(0.1, momentum=0.9)
     models = [mlp((6,), (5,), 3, seed=seed) for seed in range(3)]
     weights = [np.stack([v.numpy() for v in vs]) for vs in zip(*(m.trainable_variables for m in models), strict=True)]
-    lam = tf.stack([coordinates.encode(START._replace(temperature=1.0 + r)) for r in range(3)])
+    lam = tf.stack([coordinates.unconstrain(START._replace(temperature=1.0 + r)) for r in range(3)])
     move = move(coordinates)
     state = bilevel_step.init_train_state(weights, lam, optimizer, move, (), tangents)
     problem = distillation(models[0], coordinates, t_squared=True)
@@ -78,10 +81,10 @@ def conv():
     model = keras.Sequential([keras.Input((8, 8, 1)), *body, layers.Flatten(), layers.Dropout(0.2, seed=1), layers.Dense(3)])
     train, validation = piles(2, features=64)
     shaped = [pile | {"x": pile["x"].reshape(-1, 8, 8, 1)} for pile in (train, validation)]
-    coordinates, rule = smooth(tie="sum_to_one"), adam(cosine(0.01, 40))
+    coordinates, rule = unconstrained(tie="sum_to_one"), adam(cosine(0.01, 40))
     move = lines(coordinates)
     weights, kept = ([v.numpy() for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
-    state = bilevel_step.init_train_state(weights, coordinates.encode(START), rule, move, kept)
+    state = bilevel_step.init_train_state(weights, coordinates.unconstrain(START), rule, move, kept)
     return path_of(training.train(distillation(model, coordinates), rule, move, state, *shaped, 40, (16, 16), 3))
 
 
@@ -96,7 +99,7 @@ def distiller(epochs=4, compiled=None, student=None, teacher=None, **options):
     student = student or net()
     if teacher is not None:
         train = {"x": train["x"], "y": train["y"]}
-    model = MetaDistiller(student, teacher, **{k: v for k, v in options.items() if k in ("loss", "layers", "start")})
+    model = MetaDistiller(teacher, student, **{k: v for k, v in options.items() if k in ("loss", "layers", "start")})
     model.compile(**({"optimizer": keras.optimizers.Adam(0.01), "lines": (5, 10), "metrics": ["accuracy"]} | (compiled or {})))
     fitting = {k: v for k, v in options.items() if k in ("callbacks",)}
     history = model.fit(train, meta_validation=validation, batch_size=16, epochs=epochs, seed=5, verbose=0, **fitting)
@@ -120,16 +123,16 @@ def resumed():
 
 def hidden():
     teacher = keras.Sequential([keras.Input((6,)), layers.Dense(10, "relu", name="broad"), layers.Dense(3)])
-    return distiller(2, teacher=teacher, loss=features.hinted, layers=[("wide", "broad")])
+    return distiller(2, teacher=teacher, loss=learnable_losses.fitnets_loss, layers=[("wide", "broad")])
 
 
 def together():
     devices = tf.config.list_logical_devices("CPU")
     strategy = tf.distribute.MirroredStrategy([device.name for device in devices[:2]])
     keras.utils.set_random_seed(0)
-    coordinates, model, rule = smooth(), mlp((6,), (5,), 3, seed=0), adam(0.01)
+    coordinates, model, rule = unconstrained(), mlp((6,), (5,), 3, seed=0), adam(0.01)
     move = lines(coordinates)
-    state = bilevel_step.init_train_state([v.numpy() for v in model.trainable_variables], coordinates.encode(START), rule, move)
+    state = bilevel_step.init_train_state([v.numpy() for v in model.trainable_variables], coordinates.unconstrain(START), rule, move)
     run = distributed.train_distributed(
         strategy, distillation(model, coordinates), rule, move, state, *piles(5), 30, (16, 8), 2
     )
@@ -166,7 +169,7 @@ TRAININGS = {
     "fit": distiller,
     "fit, stopped and resumed": resumed,
     "fit, hidden layers": hidden,
-    "fit, a loss with names": lambda: distiller(2, {"lines": None, "optimizer": "sgd"}, loss=named.decoupled),
+    "fit, a loss with names": lambda: distiller(2, {"lines": None, "optimizer": "sgd"}, loss=learnable_losses.decoupled),
     "fit, XLA": lambda: distiller(2, {"jit_compile": True, "meta_optimizer": sgd(0.1), "steps_per_execution": 2}),
     "workers": together,
     "experiment, digits": lambda: experiment(name="digits", methods=["fixed", "lines", "tpe", "standardised", "gradient"]),

@@ -98,7 +98,8 @@ def case(name, model=None, size=128):
     """
     import tensorflow as tf
 
-    from distillnb.losses import box, distillation
+    from distillnb.parametrization import box
+    from distillnb.problem import distillation
 
     model, rng = model or student(name), np.random.default_rng(0)
     size, classes = 100 if name == "linear" else size, model.output_shape[-1]

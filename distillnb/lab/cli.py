@@ -65,12 +65,15 @@ what `run` and `suite` leave in their folder (runs/NAME and runs/suite-NAME unle
 exit codes: 0 done, 1 failed, 2 asked for something that does not exist, 130 stopped by Ctrl-C
 """
 COMMANDS = {
-    "run": "train the students of one experiment with every method; write records, table and figures",
-    "suite": "every method in twelve regimes, where labels or teachers are bad; write records, tables and a figure",
+    "run": "train the students of one experiment with every method; write records, table and "
+    "figures",
+    "suite": "every method in twelve regimes, where labels or teachers are bad; write records, "
+    "tables and a figure",
     "table": "print the table of a folder again, and write it beside the records",
     "plot": "draw the figures of a folder again, beside the records",
     "bench": "time the routes to a hypergradient on this machine, in plain training steps",
-    "list": "list experiments, protocols, scales, suites, regimes and methods, and what each of them is",
+    "list": "list experiments, protocols, scales, suites, regimes and methods, and what each of "
+    "them is",
 }
 
 # %% ../../nbs/reference/cli.ipynb #f10906b4
@@ -79,7 +82,11 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_help_shape, **options)
 
     def error(self, message):
-        "Bad usage is an exception like any other bad value. Raises ValueError."
+        """Bad usage is an exception like any other bad value.
+
+        Raises:
+            ValueError
+        """
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
@@ -103,29 +110,83 @@ def parser() -> argparse.ArgumentParser:
 
     top = _Parser(prog="distillnb", description=ABOUT, epilog=HELP)
     top.add_argument("--version", action="version", version=f"distillnb {distillnb.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)")
-    run, suite, table, plot, bench, _ = (commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items())
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)"
+    )
+    run, suite, table, plot, bench, _ = (
+        commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items()
+    )
     run.epilog = HELP
     run.add_argument("name", metavar="NAME", help="an experiment: see distillnb list")
-    run.add_argument("--protocol", default="clean", metavar="clean|authors",
-                     help="clean: disjoint splits, equal terms for all methods (default); authors: as published")
-    run.add_argument("--scale", default="laptop", metavar="smoke|laptop|paper",
-                     help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as it takes")
+    run.add_argument(
+        "--protocol",
+        default="clean",
+        metavar="clean|authors",
+        help="clean: disjoint splits, equal terms for all methods (default); authors: as published",
+    )
+    run.add_argument(
+        "--scale",
+        default="laptop",
+        metavar="smoke|laptop|paper",
+        help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as "
+        "it takes",
+    )
     suite.add_argument("name", metavar="NAME", help="digits, fashion-mnist or reduced-cifar10")
-    suite.add_argument("--development", action="store_true", help="seeds and splits for choices; the test set stays shut")
+    suite.add_argument(
+        "--development",
+        action="store_true",
+        help="seeds and splits for choices; the test set stays shut",
+    )
     for command in (run, suite):
         where = command.add_mutually_exclusive_group()
-        where.add_argument("--workers", type=_count, metavar="N", dest="where",
-                           help="train in N processes of this machine (needs Ray; default: in this one process, without Ray)")
-        where.add_argument("--ray", metavar="HOST:PORT", dest="where",
-                           help="train on the machines of a Ray that runs, each with this distillnb and the data; auto: find it")
-        command.add_argument("--methods", nargs="+", metavar="METHOD", help="some methods only (default: all that there are)")
-        command.add_argument("--seeds", type=_count, metavar="N", help="runs of each method (default: by scale; suite: 10)")
-        command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME, runs/suite-NAME)")
-        command.add_argument("--resume", action="store_true", help="go on with what is in the folder; an empty one simply starts")
+        where.add_argument(
+            "--workers",
+            type=_count,
+            metavar="N",
+            dest="where",
+            help="train in N processes of this machine (needs Ray; default: in this one process, "
+            "without Ray)",
+        )
+        where.add_argument(
+            "--ray",
+            metavar="HOST:PORT",
+            dest="where",
+            help="train on the machines of a Ray that runs, each with this distillnb and the "
+            "data; auto: find it",
+        )
+        command.add_argument(
+            "--methods",
+            nargs="+",
+            metavar="METHOD",
+            help="some methods only (default: all that there are)",
+        )
+        command.add_argument(
+            "--seeds",
+            type=_count,
+            metavar="N",
+            help="runs of each method (default: by scale; suite: 10)",
+        )
+        command.add_argument(
+            "--out",
+            type=Path,
+            metavar="DIR",
+            help="where to write (default: runs/NAME, runs/suite-NAME)",
+        )
+        command.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on with what is in the folder; an empty one simply starts",
+        )
     for command in (table, plot):
-        command.add_argument("folder", type=Path, metavar="DIR", help="a folder that distillnb run or suite has written")
-    bench.add_argument("--quick", action="store_true", help="the main rows only, in a minute or two")
+        command.add_argument(
+            "folder",
+            type=Path,
+            metavar="DIR",
+            help="a folder that distillnb run or suite has written",
+        )
+    bench.add_argument(
+        "--quick", action="store_true", help="the main rows only, in a minute or two"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     return top
 
@@ -157,10 +218,17 @@ def load_tensorflow() -> None:
 def _list(arguments):
     from distillnb.lab.methods import BEST_OF_LEGEND, METHODS, SUITE_METHODS
     from distillnb.lab.regimes import POOLS, SUITE
-    from distillnb.tasks import EXPERIMENTS, PROTOCOLS, SCALES
+    from distillnb.lab.tasks import EXPERIMENTS, PROTOCOLS, SCALES
 
-    names = {"experiments": EXPERIMENTS, "methods": METHODS, "protocols": PROTOCOLS, "scales": SCALES}
-    names["suites"] = dict.fromkeys(POOLS, f"{len(SUITE)} regimes, where labels or teachers are bad")
+    names = {
+        "experiments": EXPERIMENTS,
+        "methods": METHODS,
+        "protocols": PROTOCOLS,
+        "scales": SCALES,
+    }
+    names["suites"] = dict.fromkeys(
+        POOLS, f"{len(SUITE)} regimes, where labels or teachers are bad"
+    )
     names["regimes of a suite"] = {name: regime.about for name, regime in SUITE.items()}
     names["methods of a suite"] = SUITE_METHODS
     names["methods of a suite that choose among others"] = BEST_OF_LEGEND
@@ -172,23 +240,41 @@ def _list(arguments):
 # %% ../../nbs/reference/cli.ipynb #53d9b49c
 _FIELDS = {  # what tables and figures need of a record
     "experiment": {"method", "seed", "accuracy", "curve"},
-    "suite": {"regime", "method", "split", "seeds", "accuracy", "steps", "hypergradients", "seconds", "stopped"},
+    "suite": {
+        "regime",
+        "method",
+        "split",
+        "seeds",
+        "accuracy",
+        "steps",
+        "hypergradients",
+        "seconds",
+        "stopped",
+    },
 }
 
 
 def _records(folder):
     "The records of a folder, and their kind: experiment or suite."
-    from distillnb.tables import read_records
+    from distillnb.lab.tables import read_records
 
     file = folder / "records.jsonl"
     if not file.is_file():
-        known = sorted(str(p.parent) for top in ("runs", "results") for p in Path(top).glob("*/records.jsonl"))
+        known = sorted(
+            str(p.parent) for top in ("runs", "results") for p in Path(top).glob("*/records.jsonl")
+        )
         if not known:
-            raise ValueError(f"there is no {file}; distillnb run synthetic makes one in runs/synthetic")
+            raise ValueError(
+                f"there is no {file}; distillnb run synthetic makes one in runs/synthetic"
+            )
         one_of("folder of records", str(folder), known)
     try:
         records = read_records(folder)
-        kinds = [kind for kind, fields in _FIELDS.items() if records and all({kind, *fields} <= set(r) for r in records)]
+        kinds = [
+            kind
+            for kind, fields in _FIELDS.items()
+            if records and all({kind, *fields} <= set(r) for r in records)
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); run the experiment again") from error
     if not kinds:
@@ -200,7 +286,7 @@ def _write_table(records, kind, folder):
     "Write the tables of a folder; the text for people, with a line for each name in it."
     from distillnb.lab.methods import METHODS, legend
     from distillnb.lab.regimes import markdown_suite
-    from distillnb.tables import markdown_table, write_tables
+    from distillnb.lab.tables import markdown_table, write_tables
 
     if kind == "suite":
         text = markdown_suite(records)
@@ -212,7 +298,7 @@ def _write_table(records, kind, folder):
 
 def _draw(records, kind, folder):
     "Draw the figures of a folder: their paths."
-    from distillnb.figures import plot_all, png
+    from distillnb.lab.figures import plot_all, png
     from distillnb.lab.regimes import draw_suite
 
     if kind == "experiment":
@@ -233,18 +319,19 @@ def _plot(arguments):
 # %% ../../nbs/reference/cli.ipynb #1230be02
 def _bench(arguments):
     load_tensorflow()
-    from distillnb.cost import STUDENTS, table
+    from distillnb.lab.benchmark import STUDENTS, table
 
     rows = []
     for name in STUDENTS:
         for row in table((name,), arguments.quick):
             spread = f"({row['low']:.2f} to {row['high']:.2f})"
-            print(f"{name:8} {row['route']:24} {row['ratio']:6.2f} plain steps  {spread}", flush=True)
+            print(
+                f"{name:8} {row['estimator']:24} {row['ratio']:6.2f} plain steps  {spread}",
+                flush=True,
+            )
             rows.append(row)
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 
 # %% ../../nbs/reference/cli.ipynb #f4fe57ae
 def _need(*packages):
@@ -259,15 +346,19 @@ def _methods(arguments, known):
 
 
 def _run(arguments):
-    from distillnb import tasks
-    from distillnb.lab import experiments, methods
+    from distillnb.lab import experiments, methods, tasks
 
     name = one_of("experiment", arguments.name, tasks.EXPERIMENTS)
     protocol = one_of("protocol", arguments.protocol, tasks.PROTOCOLS)
     scale = one_of("scale", arguments.scale, tasks.SCALES)
     asked = name, protocol, scale, _methods(arguments, methods.METHODS), arguments.seeds
     experiments.check_names(*asked)
-    _train(arguments, "experiment", arguments.out or Path("runs") / name, lambda **how: experiments.run_experiment(*asked, **how))
+    _train(
+        arguments,
+        "experiment",
+        arguments.out or Path("runs") / name,
+        lambda **how: experiments.run_experiment(*asked, **how),
+    )
 
 
 def _suite(arguments):
@@ -283,8 +374,8 @@ def _suite(arguments):
 # %% ../../nbs/reference/cli.ipynb #bf8207e1
 def _train(arguments, kind, out, run):
     "Run an experiment or a suite, write its table and figures, and say where."
-    from distillnb import runs
     from distillnb.lab import experiments
+    from distillnb.store import reproducible
 
     _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm", *(["ray"] if arguments.where else []))
     train = experiments.run_sequentially
@@ -293,9 +384,15 @@ def _train(arguments, kind, out, run):
 
         train = on_workers(arguments.where)
     out.mkdir(parents=True, exist_ok=True)
-    environment = runs.reproducible()
+    environment = reproducible()
     load_tensorflow()
-    records = run(out=out, resume=arguments.resume, progress=sys.stderr.isatty(), environment=environment, train=train)
+    records = run(
+        out=out,
+        resume=arguments.resume,
+        progress=sys.stderr.isatty(),
+        environment=environment,
+        train=train,
+    )
     figures, text = _draw(records, kind, out), _write_table(records, kind, out)
     tables = "table.md" if kind == "suite" else "table.csv, table.md"
     drawn = figures[0].name if len(figures) == 1 else f"{len(figures)} figures"
@@ -319,7 +416,9 @@ def _obey(words):
     if arguments.command is None:
         parser().print_help(sys.stderr)
         return 2
-    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list, "suite": _suite}[arguments.command](arguments)
+    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list, "suite": _suite}[
+        arguments.command
+    ](arguments)
     return 0
 
 # %% ../../nbs/reference/cli.ipynb #058e19c4
@@ -343,7 +442,11 @@ def main(
     except SystemExit as end:  # --help and --version
         return end.code or 0
     except KeyboardInterrupt:
-        further = "; the same command with --resume goes on from here" if words[:1] in (["run"], ["suite"]) else ""
+        further = (
+            "; the same command with --resume goes on from here"
+            if words[:1] in (["run"], ["suite"])
+            else ""
+        )
         return _say(f"stopped by Ctrl-C{further}", 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLACK', 'BLUE', 'VERMILLION', 'GREEN', 'PURPLE', 'ORANGE', 'SKY', 'GREY', 'STYLE', 'LOOKS', 'ASIDE', 'PERIODS',
-           'PHASES', 'FIGURES', 'use_style', 'Look', 'NothingToDraw', 'check_records', 'Band', 'band', 'png',
+           'BY_PHASE_LENGTH', 'FIGURES', 'use_style', 'Look', 'NothingToDraw', 'check_records', 'Band', 'band', 'png',
            'restart_periods', 'metaparameter_paths', 'by_method', 'phase_lengths', 'random_runs', 'cost', 'scatters',
            'plot_all']
 
@@ -100,7 +100,7 @@ ASIDE = (
     "matched",
 )  # not among the curves by method
 PERIODS = ("gradient", "lines", "lines-3", "lines-5", "lines-10")
-PHASES = {10: "lines", 100: "lines-e100", 500: "lines-e500", 1000: "lines-e1000"}
+BY_PHASE_LENGTH = {10: "lines", 100: "lines-e100", 500: "lines-e500", 1000: "lines-e1000"}
 
 
 def _look(method):
@@ -379,9 +379,9 @@ def phase_lengths(records: Iterable[Mapping]) -> Figure:
     Raises:
         NothingToDraw
     """
-    _runs(records, [m for m in PHASES.values() if m != "lines"])
-    runs = _runs(records, PHASES.values())
-    final = {e: _final(runs[m]) for e, m in PHASES.items() if m in runs}
+    _runs(records, [m for m in BY_PHASE_LENGTH.values() if m != "lines"])
+    runs = _runs(records, BY_PHASE_LENGTH.values())
+    final = {e: _final(runs[m]) for e, m in BY_PHASE_LENGTH.items() if m in runs}
     figure = Figure()
     ax = figure.subplots()
     gradient = [r for r in check_records(records) if r["method"] == "gradient"]
@@ -455,7 +455,7 @@ def cost(records: Iterable[Mapping]) -> Figure:
     """
     plain = next(iter(_runs(records, ("none", "fixed", "soft", "random")).values()))
     unit = np.mean([r["plain_steps"] for r in plain])
-    runs = _runs(records, [m for m in LOOKS if m not in PHASES.values() or m == "lines"])
+    runs = _runs(records, [m for m in LOOKS if m not in BY_PHASE_LENGTH.values() or m == "lines"])
     figure, taken, points = Figure(), Counter(), []
     ax = figure.subplots()
     for method, rs in runs.items():

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import tasks
-from ..runs import Store
+from . import tasks
+from ..store import Store
 
 # %% ../../nbs/reference/methods.ipynb #648a69b5
 METHODS = {
@@ -35,19 +35,34 @@ METHODS = {
     "lines-10": "restart period 10 (e2 = 90)",
     "quarter": "a hypergradient at every step, from a quarter of each batch",
     "quarter-5": "the same with line phases, restart period 5 (e2 = 40)",
-    "matched": "labels only, with the weight that gradient gave them at the end: the learning rate matched",
-    "random-search": "the best of several random settings by validation loss, at the cost of `gradient`",
+    "matched": "labels only, with the weight that gradient gave them at the end: the learning "
+    "rate matched",
+    "random-search": "the best of several random settings by validation loss, at the cost of "
+    "`gradient`",
     "tpe": "Optuna's tree-structured Parzen estimator, at the cost of `gradient`",
 } | {f"lines-e{n}": f"restart period 2 with long phases, e1 = e2 = {n}" for n in (100, 500, 1000)}
-PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10": (10, 90), "quarter-5": (10, 40)}
+PHASES = {
+    "lines": (10, 10),
+    "lines-3": (10, 20),
+    "lines-5": (10, 40),
+    "lines-10": (10, 90),
+    "quarter-5": (10, 40),
+}
 PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 SEARCHES, QUARTERED = ("random-search", "tpe"), ("quarter", "quarter-5")
 
 # %% ../../nbs/reference/methods.ipynb #d9ac3dee
 FIXED = {  # beta1, beta2, T
-    "labels": (1.0, 0.0, 1.0), "half-1": (0.5, 0.5, 1.0), "half-4": (0.5, 0.5, 4.0), "half-10": (0.5, 0.5, 10.0),
-    "mostly-labels": (0.9, 0.1, 4.0), "mostly-teacher": (0.1, 0.9, 4.0), "teacher-1": (0.0, 1.0, 1.0),
-    "teacher-4": (0.0, 1.0, 4.0), "teacher-10": (0.0, 1.0, 10.0), "standardised": (0.5, 0.5, 2.0),
+    "labels": (1.0, 0.0, 1.0),
+    "half-1": (0.5, 0.5, 1.0),
+    "half-4": (0.5, 0.5, 4.0),
+    "half-10": (0.5, 0.5, 10.0),
+    "mostly-labels": (0.9, 0.1, 4.0),
+    "mostly-teacher": (0.1, 0.9, 4.0),
+    "teacher-1": (0.0, 1.0, 1.0),
+    "teacher-4": (0.0, 1.0, 4.0),
+    "teacher-10": (0.0, 1.0, 10.0),
+    "standardised": (0.5, 0.5, 2.0),
 }
 FIXED_NORMALIZED = {"half-normalized": (0.5, 0.5, 4.0), "mostly-labels-normalized": (0.9, 0.1, 4.0)}
 LEARNED = ("gradient", "lines")
@@ -57,11 +72,16 @@ BEST_OF = {  # method -> the trainings of which it takes the one that validates 
     "random-search-2": ["random-search.t0", "random-search.t1"],
 }
 SUITE_METHODS = {
-    **{m: f"fixed: beta1 = {b1:g}, beta2 = {b2:g}, T = {t:g}" for m, (b1, b2, t) in (FIXED | FIXED_NORMALIZED).items()},
+    **{
+        m: f"fixed: beta1 = {b1:g}, beta2 = {b2:g}, T = {t:g}"
+        for m, (b1, b2, t) in (FIXED | FIXED_NORMALIZED).items()
+    },
     "random-search": "three random settings, the best by validation",
     "tpe": "three settings by Optuna's tree-structured Parzen estimator, the best by validation",
-    "gradient": "beta1 and beta2 learned, a hypergradient at every step, teacher logits at one scale",
-    "lines": "beta1 and beta2 learned, gradient and line phases (e1 = 10, e2 = 60), teacher logits at one scale",
+    "gradient": "beta1 and beta2 learned, a hypergradient at every step, teacher logits at one "
+    "scale",
+    "lines": "beta1 and beta2 learned, gradient and line phases (e1 = 10, e2 = 60), teacher "
+    "logits at one scale",
 }
 SUITE_METHODS["standardised"] += ", logits of teacher and student standardised for each example"
 for _name in FIXED_NORMALIZED:
@@ -92,24 +112,27 @@ def legend(
 @lru_cache
 def problem_and_score(
     student,
-    coordinates,
+    parametrization,
     t_squared,
     soft,
 ):
-    """The bilevel problem of a student, and the function that scores it; made once, so that loops are compiled once.
+    """The bilevel problem of a student, and the function that scores it; made once, so that loops
+    are compiled once.
 
     Args:
         student: Seed -> a Keras model.
-        coordinates: In which the metaparameters move.
+        parametrization: In which the metaparameters move.
         t_squared: Whether the soft loss is multiplied by T^2.
         soft: A soft loss in place of the textbook's; None: the textbook's.
 
     Returns:
-        The problem, and a function (weights, non_trainable, examples) -> [accuracy, loss] for each replica.
+        The problem, and a function (weights, non_trainable, examples) -> [accuracy, loss] for each
+        replica.
     """
     import tensorflow as tf
 
-    from distillnb.losses import cross_entropy, distillation
+    from distillnb.losses import cross_entropy
+    from distillnb.problem import distillation
 
     model = student(0)
 
@@ -126,7 +149,7 @@ def problem_and_score(
             found.append([float(value) for value in scores])
         return found
 
-    return distillation(model, coordinates, t_squared, *([soft] if soft else [])), _score
+    return distillation(model, parametrization, t_squared, *([soft] if soft else [])), _score
 
 
 @lru_cache
@@ -143,7 +166,11 @@ def _initial_weights(student, seeds):
 def _evaluated(history, state, score, validation):
     "The history with one more point of the curve."
     scores = score(state.student.weights, state.student.non_trainable, validation)
-    point = {"step": int(state.step), "accuracy": [s[0] for s in scores], "lam": state.lam.numpy().tolist()}
+    point = {
+        "step": int(state.step),
+        "accuracy": [s[0] for s in scores],
+        "lam": state.lam.numpy().tolist(),
+    }
     longer = {key: [*history[key], value] for key, value in point.items()}
     return history | longer | {"loss": [s[1] for s in scores]}
 
@@ -161,7 +188,7 @@ def train_loop(
     method: str,
     meta_update: Any,
     starts: list,
-    coordinates: Any,
+    parametrization: Any,
     soft: Any = None,
     route: Any = None,
 ) -> tuple:
@@ -174,7 +201,7 @@ def train_loop(
         method: Whose data the task shall give.
         meta_update: Who moves the metaparameters.
         starts: (beta1, beta2, T) at the start, one for each seed.
-        coordinates: In which the metaparameters move.
+        parametrization: In which the metaparameters move.
         soft: A soft loss in place of the textbook's; None: the textbook's.
         route: How the hypergradient is computed; None: by one step.
 
@@ -186,21 +213,31 @@ def train_loop(
     """
     import tensorflow as tf
 
+    from distillnb.bilevel_step import init_train_state
     from distillnb.losses import Metaparameters
-    from distillnb.training import start, train
+    from distillnb.training import train
 
-    problem, score = problem_and_score(task.student, coordinates, task.t_squared, soft)
-    splits = tf.nest.map_structure(tf.constant, task.piles(method))
+    problem, score = problem_and_score(task.student, parametrization, task.t_squared, soft)
+    splits = tf.nest.map_structure(tf.constant, task.splits(method))
     weights, non_trainable = _initial_weights(task.student, tuple(task.seeds))
-    lam = tf.stack([coordinates.encode(Metaparameters(*one)) for one in starts])
-    options = {"batch_sizes": task.batch_sizes, "seeds": task.seeds, "order": task.order} | ({"route": route} if route else {})
+    lam = tf.stack([parametrization.unconstrain(Metaparameters(*one)) for one in starts])
+    options = {"batch_sizes": task.batch_sizes, "seeds": task.seeds, "order": task.order} | (
+        {"route": route} if route else {}
+    )
 
     def _advance(state, steps):
         return train(problem, task.optimizer, meta_update, state, *splits, steps, **options)
 
-    state = start(weights, lam, task.optimizer, meta_update, non_trainable)
+    state = init_train_state(weights, lam, task.optimizer, meta_update, non_trainable)
     _advance(state, 1)  # compiles, and is thrown away
-    history = {"step": [], "accuracy": [], "lam": [], "hypergradients": [0] * len(starts), "seconds": 0.0, "stopped": {}}
+    history = {
+        "step": [],
+        "accuracy": [],
+        "lam": [],
+        "hypergradients": [0] * len(starts),
+        "seconds": 0.0,
+        "stopped": {},
+    }
     kept = store.load(unit)
     if kept is None:
         history = _evaluated(history, state, score, splits[1])
@@ -213,11 +250,11 @@ def train_loop(
             spent = {
                 "seconds": history["seconds"] + time.perf_counter() - began,
                 "hypergradients": np.add(history["hypergradients"], run.hypergradients).tolist(),
-                "stopped": {str(r): why for r, why in run.stopped.items()},
+                "stopped": {str(r): why for r, why in run.diverged.items()},
             }
             history = _evaluated(history | spent, run.state, score, splits[1])
             state = run.state
-            if store.due():
+            if store.should_save():
                 store.save(unit, _arrays(state), history)
     except KeyboardInterrupt:
         store.save(unit, _arrays(state), history)
@@ -250,7 +287,7 @@ def finish_unit(
     unit: str,
     state: Any,
     history: dict,
-    coordinates: Any,
+    parametrization: Any,
     **more: Any,
 ) -> None:
     """Keep the students of a unit, then write its record.
@@ -261,7 +298,7 @@ def finish_unit(
         unit: The unit's name.
         state: The last state, from `train_loop`.
         history: The history, from `train_loop`.
-        coordinates: In which the metaparameters moved.
+        parametrization: In which the metaparameters moved.
         **more: JSON values for the record.
 
     Raises:
@@ -271,17 +308,31 @@ def finish_unit(
     import tensorflow as tf
 
     student = state.student
-    store.save(f"{unit}.student", [a.numpy() for a in (*student.weights, *tf.nest.flatten(student.non_trainable))], {})
+    store.save(
+        f"{unit}.student",
+        [a.numpy() for a in (*student.weights, *tf.nest.flatten(student.non_trainable))],
+        {},
+    )
     runs = []
     for r, seed in enumerate(task.seeds):
-        lam = coordinates.decode(tf.constant([point[r] for point in history["lam"]]))
+        lam = parametrization.constrain(tf.constant([point[r] for point in history["lam"]]))
         curve = {"step": history["step"], "accuracy": [a[r] for a in history["accuracy"]]}
-        curve |= {name: np.broadcast_to(v, len(history["step"])).astype(float).tolist() for name, v in lam._asdict().items()}
-        runs.append({
-            "seed": seed, "steps": int(state.step), "hypergradients": history["hypergradients"][r],
-            "seconds": history["seconds"] / len(task.seeds), "validation_loss": history["loss"][r],
-            "validation_accuracy": curve["accuracy"][-1], "curve": curve, "stopped": history["stopped"].get(str(r)),
-        })
+        curve |= {
+            name: np.broadcast_to(v, len(history["step"])).astype(float).tolist()
+            for name, v in lam._asdict().items()
+        }
+        runs.append(
+            {
+                "seed": seed,
+                "steps": int(state.step),
+                "hypergradients": history["hypergradients"][r],
+                "seconds": history["seconds"] / len(task.seeds),
+                "validation_loss": history["loss"][r],
+                "validation_accuracy": curve["accuracy"][-1],
+                "curve": curve,
+                "stopped": history["stopped"].get(str(r)),
+            }
+        )
     store.finish(unit, {"runs": runs, **more})
 
 
@@ -292,7 +343,7 @@ def train_unit(
     method: str,
     meta_update: Any,
     starts: list,
-    coordinates: Any,
+    parametrization: Any,
     soft: Any = None,
     route: Any = None,
     **more: Any,
@@ -306,7 +357,7 @@ def train_unit(
         method: Whose data the task shall give.
         meta_update: Who moves the metaparameters.
         starts: (beta1, beta2, T) at the start, one for each seed.
-        coordinates: In which the metaparameters move.
+        parametrization: In which the metaparameters move.
         soft: A soft loss in place of the textbook's; None: the textbook's.
         route: How the hypergradient is computed; None: by one step.
         **more: JSON values for the record.
@@ -318,8 +369,10 @@ def train_unit(
         OSError: If the store cannot be written.
     """
     if unit not in store:
-        state, history = train_loop(task, store, unit, method, meta_update, starts, coordinates, soft, route)
-        finish_unit(task, store, unit, state, history, coordinates, **more)
+        state, history = train_loop(
+            task, store, unit, method, meta_update, starts, parametrization, soft, route
+        )
+        finish_unit(task, store, unit, state, history, parametrization, **more)
     return record_of(store, unit)["runs"]
 
 # %% ../../nbs/reference/methods.ipynb #f88ab6af
@@ -346,10 +399,20 @@ def fixed_settings(
     if method == "random":
         return task.drawn
     if method == "matched":
-        return [(run["curve"]["beta1"][-1], 0.0, 1.0) for run in record_of(store, f"gradient.{label}")["runs"]]
-    same = FIXED | FIXED_NORMALIZED | {
-        "none": (1.0, 0.0, 1.0), "fixed": task.fixed, "soft": (0.0, 1.0, task.fixed[2]), "soft-10": (0.0, 1.0, 10.0),
-    }
+        return [
+            (run["curve"]["beta1"][-1], 0.0, 1.0)
+            for run in record_of(store, f"gradient.{label}")["runs"]
+        ]
+    same = (
+        FIXED
+        | FIXED_NORMALIZED
+        | {
+            "none": (1.0, 0.0, 1.0),
+            "fixed": task.fixed,
+            "soft": (0.0, 1.0, task.fixed[2]),
+            "soft-10": (0.0, 1.0, 10.0),
+        }
+    )
     return [same[method]] * len(task.seeds)
 
 
@@ -360,29 +423,35 @@ def meta_update_for(
     label: str,
     phases: dict = PHASES,
 ) -> tuple:
-    """Who moves the metaparameters of a method, from where, and in which coordinates.
+    """Who moves the metaparameters of a method, from where, and in which parametrization.
 
     Args:
-        task: Has outer optimizer, tolerance, coordinates and starts.
+        task: Has outer optimizer, tolerance, parametrization and starts.
         store: Has what `fixed_settings` needs.
         method: A name in METHODS or SUITE_METHODS, no search.
         label: Of the task.
         phases: Method -> (e1, e2), the lengths of its gradient and line phases.
 
     Returns:
-        The meta-update, (beta1, beta2, T) at the start for each seed, and the coordinates.
+        The meta-update, (beta1, beta2, T) at the start for each seed, and the parametrization.
 
     Raises:
         KeyError: If there is no such method.
     """
-    from distillnb import training
+    from distillnb import meta_updates
 
     if method in phases:
-        move = training.lines(task.outer, *phases[method], task.tolerance, task.coordinates.project)
-        return move, task.starts, task.coordinates
+        move = meta_updates.lines(
+            task.outer, *phases[method], task.tolerance, task.parametrization.project
+        )
+        return move, task.starts, task.parametrization
     if method in ("gradient", "quarter"):
-        return training.gradient(task.outer, task.coordinates.project), task.starts, task.coordinates
-    return training.fixed(), fixed_settings(task, store, method, label), tasks.anywhere()
+        return (
+            meta_updates.gradient(task.outer, task.parametrization.project),
+            task.starts,
+            task.parametrization,
+        )
+    return meta_updates.fixed(), fixed_settings(task, store, method, label), tasks.unbounded()
 
 
 def train_method(
@@ -405,7 +474,7 @@ def train_method(
         OSError: If the store cannot be written.
     """
     from distillnb.hypergradient import forward_product
-    from distillnb.named import soft_standardised
+    from distillnb.learnable_losses import soft_standardised
 
     if method in SEARCHES:
         return search(task, store, method, label)
@@ -413,23 +482,40 @@ def train_method(
     route = forward_product(0.25) if method in QUARTERED else None
     if method in QUARTERED:
         task = task._replace(batch_sizes=(task.batch_sizes[0], max(1, task.batch_sizes[1] // 4)))
-    train_unit(task, store, f"{method}.{label}", method, *meta_update_for(task, store, method, label, phases), soft, route)
+    train_unit(
+        task,
+        store,
+        f"{method}.{label}",
+        method,
+        *meta_update_for(task, store, method, label, phases),
+        soft,
+        route,
+    )
 
 # %% ../../nbs/reference/methods.ipynb #b27be258
 def _study(task, store, method, label, seed, done):
-    "Optuna's study of one seed, brought in line with the journal: `done` are its finished (setting, loss) pairs."
+    """Optuna's study of one seed, brought in line with the journal: `done` are its finished
+    (setting, loss) pairs.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     own = int(np.random.SeedSequence([seed, len(done), *method.encode()]).generate_state(1)[0])
-    sampler = (optuna.samplers.RandomSampler(own) if method == "random-search"
-               else optuna.samplers.TPESampler(seed=own, n_startup_trials=1))
+    sampler = (
+        optuna.samplers.RandomSampler(own)
+        if method == "random-search"
+        else optuna.samplers.TPESampler(seed=own, n_startup_trials=1)
+    )
     url = f"sqlite:///{Path(store.folder).resolve() / 'optuna.sqlite3'}"
-    study = optuna.create_study(storage=url, sampler=sampler, study_name=f"{method}.{label}.s{seed}", load_if_exists=True)
+    study = optuna.create_study(
+        storage=url, sampler=sampler, study_name=f"{method}.{label}.s{seed}", load_if_exists=True
+    )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    for params, loss in done[len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])):]:
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=_ranges(task), value=loss))
+    for params, loss in done[len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) :]:
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=_ranges(task), value=loss)
+        )
     return study
 
 
@@ -447,7 +533,8 @@ def search(
     method: str,
     label: str,
 ) -> None:
-    """Train `task.trials` settings for each seed, those that the store lacks; the best is chosen later.
+    """Train `task.trials` settings for each seed, those that the store lacks; the best is chosen
+    later.
 
     Args:
         task: What all methods share.
@@ -458,17 +545,24 @@ def search(
     Raises:
         OSError: If the store cannot be written.
     """
-    from distillnb.training import fixed
+    from distillnb.meta_updates import fixed
 
     done = [[] for _ in task.seeds]  # finished (setting, loss) pairs
     for number in range(task.trials):
         unit = f"{method}.{label}.t{number}"
         if unit not in store:
-            studies = [_study(task, store, method, label, seed, done[r]) for r, seed in enumerate(task.seeds)]
+            studies = [
+                _study(task, store, method, label, seed, done[r])
+                for r, seed in enumerate(task.seeds)
+            ]
             trials = [study.ask(fixed_distributions=_ranges(task)) for study in studies]
             settings = [trial.params for trial in trials]
-            starts = [(s["beta1"], s.get("beta2", 1 - s["beta1"]), s["temperature"]) for s in settings]
-            runs = train_unit(task, store, unit, method, fixed(), starts, tasks.anywhere(), settings=settings)
+            starts = [
+                (s["beta1"], s.get("beta2", 1 - s["beta1"]), s["temperature"]) for s in settings
+            ]
+            runs = train_unit(
+                task, store, unit, method, fixed(), starts, tasks.unbounded(), settings=settings
+            )
             for study, trial, run in zip(studies, trials, runs, strict=True):
                 study.tell(trial, loss_of(run))
         record = record_of(store, unit)

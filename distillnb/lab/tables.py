@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+
 from .methods import METHODS, PHASES
 
 # %% ../../nbs/5_does_it_pay/52_the_papers_tables.ipynb #26957ce1

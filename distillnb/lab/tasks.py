@@ -107,9 +107,8 @@ def _authors_setting(seeds, rate=0.1):
 
 @lru_cache
 def _authors_way(rate):
-    from distillnb.parametrization import box
-
     from distillnb.optimizers import sgd
+    from distillnb.parametrization import box
 
     return box(tie="sum_to_one"), sgd(rate, clip=0.01)
 
@@ -133,9 +132,8 @@ def _clean_setting(seeds, temperature=1.0, hottest=10.0, tie=False):
 
 @lru_cache
 def _clean_way(tie):
-    from distillnb.parametrization import unconstrained
-
     from distillnb.optimizers import adam
+    from distillnb.parametrization import unconstrained
 
     return unconstrained(tie="sum_to_one" if tie else None), adam(0.01)
 
@@ -162,12 +160,12 @@ def _logistic(seed):
 def _teach(x, y):
     "Logits at `x[1]` of logistic-regression teachers trained on `x[0]`, one for each seed [R]."
     import tensorflow as tf
-    from distillnb.bilevel_step import init_train_state
-    from distillnb.meta_updates import fixed
-    from distillnb.problem import distillation
 
+    from distillnb.bilevel_step import init_train_state
     from distillnb.losses import Metaparameters
+    from distillnb.meta_updates import fixed
     from distillnb.optimizers import sgd
+    from distillnb.problem import distillation
     from distillnb.training import train
 
     R, optimizer, move = len(y), sgd(0.01), fixed()
