@@ -531,7 +531,9 @@ def markdown_overall(
     head = ["method", "mean accuracy, %", f"gain of {ours}, points", "p", "furthest behind, points", "plain runs", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for r in rows:
-        gain = "" if r.get("gain") is None else f"{100 * r['gain']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})"
+        gain = "" if r.get("gain") is None else f"{100 * r['gain']:+.1f}"
+        if r.get("low") is not None:  # two seeds at least
+            gain += f" ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})"
         p = "" if r.get("p") is None else f"{r['p']:.0e}" if r["p"] < 0.001 else f"{r['p']:.3f}"
         diverged = f", {r['diverged']} diverged" if r["diverged"] else ""
         lines.append(f"| {r['method']} | {100 * r['accuracy']:.1f} ± {100 * r['sd']:.1f}{diverged} | {gain} | {p} | "
