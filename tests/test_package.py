@@ -67,7 +67,7 @@ def test_facts(facts):
     assert facts.metadata["Requires-Python"] == ">=3.11"
     assert facts.metadata["Description-Content-Type"] == "text/markdown"
     assert [(e.group, e.name, e.value) for e in facts.entry_points] == [
-        ("console_scripts", "distillnb", "distillnb.cli:main")
+        ("console_scripts", "distillnb", "distillnb.lab.cli:main")
     ]
 
 

@@ -11,18 +11,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/reference/cli.ipynb #cb32d018
-def one_of(
-    kind: str,
-    name: str,
-    known: Iterable[str],
-) -> str:
+def one_of(kind, name, known):
     """The name itself, if it is known.
 
     Args:
@@ -44,33 +40,33 @@ def one_of(
     raise ValueError(f"there is no {kind} {name!r}; {perhaps}there is: {', '.join(known)}")
 
 # %% ../../nbs/reference/cli.ipynb #ddad9c13
-ABOUT = "Learn how much to listen to the teacher: knowledge distillation with learned weights and temperature."
+ABOUT = "Knowledge distillation that learns the weights of labels and teacher, and the temperature."
 HELP = """\
 examples:
   distillnb list                                      what there is to run
   distillnb run synthetic                             the slides' experiment, in less than a minute
   distillnb run synthetic --protocol authors --out runs/authors
-  distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2 --resume   begin, or go on after a stop or a kill
-  distillnb run digits --workers 4                    in four processes; the numbers are the same to the bit
-  distillnb suite digits --workers 2                  twelve regimes, where nobody knows what is wrong
+  distillnb run fashion-mnist --methods none,lines --resume   begin, or go on after a stop or a kill
+  distillnb run digits --workers 4                    in four processes, with the same numbers
+  distillnb suite digits --workers 2                  where nobody knows what is wrong
   distillnb plot runs/synthetic                       its figures again
-  distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
+  distillnb bench --quick --json bench.json           what a hypergradient costs here
 
-what `run` and `suite` leave in their folder (runs/NAME and runs/suite-NAME unless --out says otherwise):
-  records.jsonl         one JSON object for each run or, of a suite, for each regime and method: what it reached, what it cost
+what they leave in their folder (runs/NAME, runs/suite-NAME or --out):
+  records.jsonl         one JSON object for each run (suite: for each regime and method)
   environment.json      the command, versions, seeds and threads
-  table.csv, table.md   mean and standard deviation over runs, by method (of a suite: table.md, by regime, too)
+  table.csv, table.md   mean and standard deviation by method (suite: table.md, also by regime)
   *.png                 every figure that these records can feed
 
 exit codes: 0 done, 1 failed, 2 asked for something that does not exist, 130 stopped by Ctrl-C
 """
 COMMANDS = {
-    "run": "train the students of one experiment with every method; write records, table and figures",
-    "suite": "every method in twelve regimes, where labels or teachers are bad; write records, tables and a figure",
+    "run": "train one experiment's students with every method; write records, table, figures",
+    "suite": "every method where labels or teachers are bad; write records, tables, a figure",
     "table": "print the table of a folder again, and write it beside the records",
     "plot": "draw the figures of a folder again, beside the records",
     "bench": "time the routes to a hypergradient on this machine, in plain training steps",
-    "list": "list experiments, protocols, scales, suites, regimes and methods, and what each of them is",
+    "list": "list experiments, methods, protocols, scales, suites and regimes",
 }
 
 # %% ../../nbs/reference/cli.ipynb #f10906b4
@@ -103,29 +99,80 @@ def parser() -> argparse.ArgumentParser:
 
     top = _Parser(prog="distillnb", description=ABOUT, epilog=HELP)
     top.add_argument("--version", action="version", version=f"distillnb {distillnb.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)")
-    run, suite, table, plot, bench, _ = (commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items())
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands (COMMAND --help says more)"
+    )
+    run, suite, table, plot, bench, _ = (
+        commands.add_parser(c, help=h, description=h.capitalize()) for c, h in COMMANDS.items()
+    )
     run.epilog = HELP
     run.add_argument("name", metavar="NAME", help="an experiment: see distillnb list")
-    run.add_argument("--protocol", default="clean", metavar="clean|authors",
-                     help="clean: disjoint splits, equal terms for all methods (default); authors: as published")
-    run.add_argument("--scale", default="laptop", metavar="smoke|laptop|paper",
-                     help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as it takes")
+    run.add_argument(
+        "--protocol",
+        default="clean",
+        metavar="clean|authors",
+        help="clean: disjoint splits, equal terms for all methods (default); authors: as published",
+    )
+    run.add_argument(
+        "--scale",
+        default="laptop",
+        metavar="smoke|laptop|paper",
+        help="smoke: seconds, to try it; laptop: minutes (default); paper: as long as it takes",
+    )
     suite.add_argument("name", metavar="NAME", help="digits, fashion-mnist or reduced-cifar10")
-    suite.add_argument("--development", action="store_true", help="seeds and splits for choices; the test set stays shut")
+    suite.add_argument(
+        "--development",
+        action="store_true",
+        help="seeds and splits for choices; the test set stays shut",
+    )
     for command in (run, suite):
         where = command.add_mutually_exclusive_group()
-        where.add_argument("--workers", type=_count, metavar="N", dest="where",
-                           help="train in N processes of this machine (needs Ray; default: in this one process, without Ray)")
-        where.add_argument("--ray", metavar="HOST:PORT", dest="where",
-                           help="train on the machines of a Ray that runs, each with this distillnb and the data; auto: find it")
-        command.add_argument("--methods", nargs="+", metavar="METHOD", help="some methods only (default: all that there are)")
-        command.add_argument("--seeds", type=_count, metavar="N", help="runs of each method (default: by scale; suite: 10)")
-        command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NAME, runs/suite-NAME)")
-        command.add_argument("--resume", action="store_true", help="go on with what is in the folder; an empty one simply starts")
+        where.add_argument(
+            "--workers",
+            type=_count,
+            metavar="N",
+            dest="where",
+            help="train in N processes of this machine (needs Ray; default: in this one, without)",
+        )
+        where.add_argument(
+            "--ray",
+            metavar="HOST:PORT",
+            dest="where",
+            help="train on the machines of a Ray that runs, each with distillnb and data, or auto",
+        )
+        command.add_argument(
+            "--methods",
+            nargs="+",
+            metavar="METHOD",
+            help="some methods only (default: all that there are)",
+        )
+        command.add_argument(
+            "--seeds",
+            type=_count,
+            metavar="N",
+            help="runs of each method (default: by scale; suite: 10)",
+        )
+        command.add_argument(
+            "--out",
+            type=Path,
+            metavar="DIR",
+            help="where to write (default: runs/NAME, runs/suite-NAME)",
+        )
+        command.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on with what is in the folder; an empty one simply starts",
+        )
     for command in (table, plot):
-        command.add_argument("folder", type=Path, metavar="DIR", help="a folder that distillnb run or suite has written")
-    bench.add_argument("--quick", action="store_true", help="the main rows only, in a minute or two")
+        command.add_argument(
+            "folder",
+            type=Path,
+            metavar="DIR",
+            help="a folder that distillnb run or suite has written",
+        )
+    bench.add_argument(
+        "--quick", action="store_true", help="the main rows only, in a minute or two"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     return top
 
@@ -159,8 +206,15 @@ def _list(arguments):
     from distillnb.lab.regimes import POOLS, SUITE
     from distillnb.tasks import EXPERIMENTS, PROTOCOLS, SCALES
 
-    names = {"experiments": EXPERIMENTS, "methods": METHODS, "protocols": PROTOCOLS, "scales": SCALES}
-    names["suites"] = dict.fromkeys(POOLS, f"{len(SUITE)} regimes, where labels or teachers are bad")
+    names = {
+        "experiments": EXPERIMENTS,
+        "methods": METHODS,
+        "protocols": PROTOCOLS,
+        "scales": SCALES,
+    }
+    names["suites"] = dict.fromkeys(
+        POOLS, f"{len(SUITE)} regimes, where labels or teachers are bad"
+    )
     names["regimes of a suite"] = {name: regime.about for name, regime in SUITE.items()}
     names["methods of a suite"] = SUITE_METHODS
     names["methods of a suite that choose among others"] = BEST_OF_LEGEND
@@ -172,7 +226,17 @@ def _list(arguments):
 # %% ../../nbs/reference/cli.ipynb #53d9b49c
 _FIELDS = {  # what tables and figures need of a record
     "experiment": {"method", "seed", "accuracy", "curve"},
-    "suite": {"regime", "method", "split", "seeds", "accuracy", "steps", "hypergradients", "seconds", "stopped"},
+    "suite": {
+        "regime",
+        "method",
+        "split",
+        "seeds",
+        "accuracy",
+        "steps",
+        "hypergradients",
+        "seconds",
+        "stopped",
+    },
 }
 
 
@@ -182,13 +246,21 @@ def _records(folder):
 
     file = folder / "records.jsonl"
     if not file.is_file():
-        known = sorted(str(p.parent) for top in ("runs", "results") for p in Path(top).glob("*/records.jsonl"))
+        known = sorted(
+            str(p.parent) for top in ("runs", "results") for p in Path(top).glob("*/records.jsonl")
+        )
         if not known:
-            raise ValueError(f"there is no {file}; distillnb run synthetic makes one in runs/synthetic")
+            raise ValueError(
+                f"there is no {file}; distillnb run synthetic makes one in runs/synthetic"
+            )
         one_of("folder of records", str(folder), known)
     try:
         records = read_records(folder)
-        kinds = [kind for kind, fields in _FIELDS.items() if records and all({kind, *fields} <= set(r) for r in records)]
+        kinds = [
+            kind
+            for kind, fields in _FIELDS.items()
+            if records and all({kind, *fields} <= set(r) for r in records)
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); run the experiment again") from error
     if not kinds:
@@ -239,12 +311,12 @@ def _bench(arguments):
     for name in STUDENTS:
         for row in table((name,), arguments.quick):
             spread = f"({row['low']:.2f} to {row['high']:.2f})"
-            print(f"{name:8} {row['route']:24} {row['ratio']:6.2f} plain steps  {spread}", flush=True)
+            print(
+                f"{name:8} {row['route']:24} {row['ratio']:6.2f} plain steps  {spread}", flush=True
+            )
             rows.append(row)
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-
-
 
 # %% ../../nbs/reference/cli.ipynb #f4fe57ae
 def _need(*packages):
@@ -267,7 +339,12 @@ def _run(arguments):
     scale = one_of("scale", arguments.scale, tasks.SCALES)
     asked = name, protocol, scale, _methods(arguments, methods.METHODS), arguments.seeds
     experiments.check_names(*asked)
-    _train(arguments, "experiment", arguments.out or Path("runs") / name, lambda **how: experiments.run_experiment(*asked, **how))
+    _train(
+        arguments,
+        "experiment",
+        arguments.out or Path("runs") / name,
+        lambda **how: experiments.run_experiment(*asked, **how),
+    )
 
 
 def _suite(arguments):
@@ -295,7 +372,13 @@ def _train(arguments, kind, out, run):
     out.mkdir(parents=True, exist_ok=True)
     environment = runs.reproducible()
     load_tensorflow()
-    records = run(out=out, resume=arguments.resume, progress=sys.stderr.isatty(), environment=environment, train=train)
+    records = run(
+        out=out,
+        resume=arguments.resume,
+        progress=sys.stderr.isatty(),
+        environment=environment,
+        train=train,
+    )
     figures, text = _draw(records, kind, out), _write_table(records, kind, out)
     tables = "table.md" if kind == "suite" else "table.csv, table.md"
     drawn = figures[0].name if len(figures) == 1 else f"{len(figures)} figures"
@@ -319,13 +402,13 @@ def _obey(words):
     if arguments.command is None:
         parser().print_help(sys.stderr)
         return 2
-    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list, "suite": _suite}[arguments.command](arguments)
+    {"run": _run, "table": _table, "plot": _plot, "bench": _bench, "list": _list, "suite": _suite}[
+        arguments.command
+    ](arguments)
     return 0
 
 # %% ../../nbs/reference/cli.ipynb #058e19c4
-def main(
-    argv: Sequence[str] | None = None,
-) -> int:
+def main(argv=None):
     """Run one command.
 
     Args:
@@ -343,7 +426,11 @@ def main(
     except SystemExit as end:  # --help and --version
         return end.code or 0
     except KeyboardInterrupt:
-        further = "; the same command with --resume goes on from here" if words[:1] in (["run"], ["suite"]) else ""
+        further = (
+            "; the same command with --resume goes on from here"
+            if words[:1] in (["run"], ["suite"])
+            else ""
+        )
         return _say(f"stopped by Ctrl-C{further}", 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Unit(NamedTuple):
     """How one unit is trained, wherever that may be.
 
     Attributes:
-        train: A function (store, *arguments) that trains the unit in a store that has what it needs.
+        train: A function (store, *arguments) that trains the unit in a store that has what it
+            needs.
         arguments: Plain values.
         needs: Names of the units that must be finished before.
     """
@@ -50,11 +51,7 @@ class Plan(NamedTuple):
     evaluate: Callable
 
 
-def run_sequentially(
-    plan: Plan,
-    store: Store,
-    progress: bool = False,
-) -> None:
+def run_sequentially(plan, store, progress=False):
     """Train the units of a plan one after another, in this process.
 
     Args:
@@ -75,12 +72,7 @@ def run_sequentially(
             bar.update()
 
 
-def run_plan(
-    plan: Plan,
-    store: Store,
-    train: Callable = run_sequentially,
-    progress: bool = False,
-) -> list:
+def run_plan(plan, store, train=run_sequentially, progress=False):
     """Train all units of a plan, then evaluate once.
 
     Args:
@@ -98,7 +90,9 @@ def run_plan(
     train(plan, store, progress)
     missing = [name for name in plan.units if name not in store]
     if missing:
-        raise ValueError(f"the test set stays closed until all is trained; {', '.join(missing)} is not")
+        raise ValueError(
+            f"the test set stays closed until all is trained; {', '.join(missing)} is not"
+        )
     return list(plan.evaluate(store))
 
 # %% ../../nbs/reference/experiments.ipynb #d0c3c011
@@ -133,21 +127,25 @@ class ExperimentConfiguration(NamedTuple):
     @property
     def groups(self) -> dict:
         "Label -> the seeds that train together: all where students are stacked, else each alone."
-        return {"all": self.seeds} if self.experiment in tasks.DENSE else {f"s{seed}": [seed] for seed in self.seeds}
+        return (
+            {"all": self.seeds}
+            if self.experiment in tasks.DENSE
+            else {f"s{seed}": [seed] for seed in self.seeds}
+        )
 
     @property
     def command(self) -> str:
         "The command that runs it."
-        return (f"distillnb run {self.experiment} --protocol {self.protocol} --scale {self.scale} "
-                f"--seeds {len(self.seeds)} --methods {' '.join(self.methods)}")
+        return (
+            f"distillnb run {self.experiment} --protocol {self.protocol} --scale {self.scale} "
+            f"--seeds {len(self.seeds)} --methods {' '.join(self.methods)}"
+        )
 
-    def teacher_unit(
-        self,
-        label: str,
-    ) -> str | None:
+    def teacher_unit(self, label):
         """The name of the unit that trains the teacher of a group.
 
-        Where the teacher's data are nobody else's there is one teacher for all seeds. Where it learns from the student's own
+        Where the teacher's data are nobody else's there is one teacher for all seeds. Where it
+        learns from the student's own
         train set, each seed has its own.
 
         Args:
@@ -162,13 +160,7 @@ class ExperimentConfiguration(NamedTuple):
         return "teacher" if shared else f"teacher.{label}"
 
 
-def check_names(
-    name: str,
-    protocol: str,
-    scale: str,
-    methods: list | None,
-    seeds: int | None,
-) -> list:
+def check_names(name, protocol, scale, methods, seeds):
     """The methods that an experiment is to run.
 
     Args:
@@ -182,9 +174,14 @@ def check_names(
         Names, in the order of METHODS.
 
     Raises:
-        ValueError: If a name is not known, with the list of good ones, or if the choice makes no sense.
+        ValueError: If a name is not known, with the list of good ones, or if the choice makes no
+            sense.
     """
-    known = {"experiment": (name, tasks.EXPERIMENTS), "protocol": (protocol, tasks.PROTOCOLS), "scale": (scale, tasks.SCALES)}
+    known = {
+        "experiment": (name, tasks.EXPERIMENTS),
+        "protocol": (protocol, tasks.PROTOCOLS),
+        "scale": (scale, tasks.SCALES),
+    }
     for what, (value, good) in known.items():
         if value not in good:
             raise ValueError(f"{what} {value!r} is not known; there are {', '.join(good)}")
@@ -192,7 +189,9 @@ def check_names(
     here = [m for m in lab_methods.METHODS if not m.startswith(left_out)]
     for method in methods or ():
         if method not in here:
-            raise ValueError(f"method {method!r} is not one of {name}'s; there are {', '.join(here)}")
+            raise ValueError(
+                f"method {method!r} is not one of {name}'s; there are {', '.join(here)}"
+            )
     chosen = here if methods is None else [m for m in here if m in methods]
     if "matched" in chosen and "gradient" not in chosen:
         raise ValueError("method 'matched' takes its weight from 'gradient'; ask for both")
@@ -203,11 +202,7 @@ def check_names(
     return chosen
 
 # %% ../../nbs/reference/experiments.ipynb #1acb687b
-def get_teacher(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> Any:
+def get_teacher(store, configuration, label):
     """The teacher of a group, trained or found in the store.
 
     Args:
@@ -225,25 +220,30 @@ def get_teacher(
     from distillnb.models import Cache
     from distillnb.training import fixed
 
-    name, scale, unit = configuration.experiment, configuration.scale, configuration.teacher_unit(label)
+    name, scale, unit = (
+        configuration.experiment,
+        configuration.scale,
+        configuration.teacher_unit(label),
+    )
     if unit is None:
         return tasks.published_table(name)[0]
     if unit not in store:
         seeds = configuration.seeds if unit == "teacher" else configuration.groups[label]
         task = tasks.teacher_task(name, scale, seeds[0])
-        state, history = lab_methods.train_loop(task, store, unit, "teacher", fixed(), task.starts, tasks.anywhere())
-        weights, kept = ([a[0].numpy() for a in part] for part in (state.student.weights, state.student.non_trainable))
+        state, history = lab_methods.train_loop(
+            task, store, unit, "teacher", fixed(), task.starts, tasks.anywhere()
+        )
+        weights, kept = (
+            [a[0].numpy() for a in part]
+            for part in (state.student.weights, state.student.non_trainable)
+        )
         table, about = tasks.teacher_table(name, scale, seeds, weights, kept)
         store.save(f"{unit}.table", list(table), {})
         lab_methods.finish_unit(task, store, unit, state, history, tasks.anywhere(), about=about)
     return Cache(*store.load(f"{unit}.table")[0])
 
 
-def get_task(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> tasks.Task:
+def get_task(store, configuration, label):
     """The task of a group of seeds, its teacher trained or found in the store.
 
     Args:
@@ -266,11 +266,7 @@ def get_task(
     return _kept("task", (label, repr(configuration)), _make)
 
 # %% ../../nbs/reference/experiments.ipynb #f3d7f09a
-def train_teacher(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> None:
+def train_teacher(store, configuration, label):
     """Train the teacher of a group.
 
     Args:
@@ -284,13 +280,7 @@ def train_teacher(
     get_teacher(store, configuration, label)
 
 
-def train_student(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-    method: str,
-    trials: int | None = None,
-) -> None:
+def train_student(store, configuration, label, method, trials=None):
     """Train one method of an experiment on one group of seeds.
 
     Args:
@@ -313,12 +303,12 @@ def _method_units(train, arguments, method, label, trials, needs):
     if method not in lab_methods.SEARCHES:
         return {unit: Unit(train, arguments, needs)}
     chain = [f"{unit}.t{number}" for number in range(trials)]
-    return {name: Unit(train, (*arguments, t + 1), (*needs, *chain[:t])) for t, name in enumerate(chain)}
+    return {
+        name: Unit(train, (*arguments, t + 1), (*needs, *chain[:t])) for t, name in enumerate(chain)
+    }
 
 
-def experiment_plan(
-    configuration: ExperimentConfiguration,
-) -> Plan:
+def experiment_plan(configuration):
     """The plan of an experiment. No image is read and no network built for it.
 
     Args:
@@ -333,16 +323,17 @@ def experiment_plan(
         if teacher:
             units.setdefault(teacher, Unit(train_teacher, (configuration, label)))
         for method in configuration.methods:
-            needs = ((teacher,) if teacher else ()) + ((f"gradient.{label}",) if method == "matched" else ())
+            needs = ((teacher,) if teacher else ()) + (
+                (f"gradient.{label}",) if method == "matched" else ()
+            )
             trials = tasks.TRIALS[configuration.protocol]
-            units |= _method_units(train_student, (configuration, label), method, label, trials, needs)
+            units |= _method_units(
+                train_student, (configuration, label), method, label, trials, needs
+            )
     return Plan(units, lambda store: evaluate_experiment(store, configuration))
 
 # %% ../../nbs/reference/experiments.ipynb #f1ca9d2a
-def evaluate_experiment(
-    store: Store,
-    configuration: ExperimentConfiguration,
-) -> list:
+def evaluate_experiment(store, configuration):
     """Evaluate every student of an experiment on the test set.
 
     Args:
@@ -364,21 +355,38 @@ def evaluate_experiment(
             test = {}
             for method in methods:
                 unit, paid = _best_trial(store, method, label, r)
-                seen = method if name == "synthetic" and protocol == "authors" else methods[0]  # there the features differ
+                seen = (
+                    method if name == "synthetic" and protocol == "authors" else methods[0]
+                )  # there the features differ
                 if seen not in test:
                     test[seen] = tasks.held_out(name, protocol, scale, seed, seen)
-                records.append(_record(task, store, unit, paid, r) | {
-                    "experiment": name, "protocol": protocol, "scale": scale, "method": method, "seed": seed,
-                    "validation_size": size, "accuracy": _test_accuracy(task, store, unit, r, test[seen])})
+                records.append(
+                    _record(task, store, unit, paid, r)
+                    | {
+                        "experiment": name,
+                        "protocol": protocol,
+                        "scale": scale,
+                        "method": method,
+                        "seed": seed,
+                        "validation_size": size,
+                        "accuracy": _test_accuracy(task, store, unit, r, test[seen]),
+                    }
+                )
     return sorted(records, key=lambda record: (methods.index(record["method"]), record["seed"]))
 
 
 def _best_trial(store, method, label, r):
-    "The unit whose student is a method's answer for replica r, and all units that were paid for it."
+    "The unit that is a method's answer for replica r, and all units that were paid for it."
     if method not in lab_methods.SEARCHES:
         return f"{method}.{label}", [f"{method}.{label}"]
-    units = [record["unit"] for record in store.records if record["unit"].startswith(f"{method}.{label}.t")]
-    return min(units, key=lambda unit: lab_methods.loss_of(lab_methods.record_of(store, unit)["runs"][r])), units
+    units = [
+        record["unit"]
+        for record in store.records
+        if record["unit"].startswith(f"{method}.{label}.t")
+    ]
+    return min(
+        units, key=lambda unit: lab_methods.loss_of(lab_methods.record_of(store, unit)["runs"][r])
+    ), units
 
 
 def _test_accuracy(task, store, unit, r, test):
@@ -389,7 +397,7 @@ def _test_accuracy(task, store, unit, r, test):
 
 
 def _bounds(coordinates):
-    "The least and the largest beta1, beta2 and T that coordinates can reach: where `project` sends points far away."
+    "The least and the largest beta1, beta2 and T that coordinates can reach."
     import tensorflow as tf
 
     far = [tf.fill([len(coordinates.names)], end) for end in (-1e3, 1e3)]
@@ -400,17 +408,31 @@ def _bounds(coordinates):
 def _record(task, store, unit, paid, r):
     "What one seed of a unit reached on the way, and what all the units that were paid for it cost."
     run = lab_methods.record_of(store, unit)["runs"][r]
-    price = (1.42 if unit.startswith("quarter") else 8 / 3) + (task.order == "authors")  # of a step with a hypergradient
+    price = (1.42 if unit.startswith("quarter") else 8 / 3) + (
+        task.order == "authors"
+    )  # of a step with a hypergradient
     all_runs = [lab_methods.record_of(store, u)["runs"][r] for u in paid]
-    total = {key: sum(run[key] for run in all_runs) for key in ("steps", "hypergradients", "seconds")}
-    saved = total["steps"] - total["hypergradients"] if unit.startswith(("lines", "quarter-5")) else 0
+    total = {
+        key: sum(run[key] for run in all_runs) for key in ("steps", "hypergradients", "seconds")
+    }
+    saved = (
+        total["steps"] - total["hypergradients"] if unit.startswith(("lines", "quarter-5")) else 0
+    )
     ends = {k: (run["curve"][k][0], run["curve"][k][-1]) for k in ("beta1", "beta2", "temperature")}
     return {
-        "validation_accuracy": run["validation_accuracy"], "bayes_accuracy": task.bayes, "steps": total["steps"],
-        "hypergradients": total["hypergradients"], "hypergradients_saved": saved,
-        "plain_steps": round(total["steps"] + (price - 1) * total["hypergradients"], 1), "seconds": round(total["seconds"], 4),
-        "start": {k: start for k, (start, _) in ends.items()}, "final": {k: end for k, (_, end) in ends.items()},
-        "bounds": _bounds(task.coordinates), "curve": run["curve"], "measured_on": task.measured_on, "stopped": run["stopped"],
+        "validation_accuracy": run["validation_accuracy"],
+        "bayes_accuracy": task.bayes,
+        "steps": total["steps"],
+        "hypergradients": total["hypergradients"],
+        "hypergradients_saved": saved,
+        "plain_steps": round(total["steps"] + (price - 1) * total["hypergradients"], 1),
+        "seconds": round(total["seconds"], 4),
+        "start": {k: start for k, (start, _) in ends.items()},
+        "final": {k: end for k, (_, end) in ends.items()},
+        "bounds": _bounds(task.coordinates),
+        "curve": run["curve"],
+        "measured_on": task.measured_on,
+        "stopped": run["stopped"],
     }
 
 # %% ../../nbs/reference/experiments.ipynb #11510428
@@ -440,16 +462,11 @@ class SuiteConfiguration(NamedTuple):
     def command(self) -> str:
         "The command that runs it."
         development = " --development" * self.development
-        return f"distillnb suite {self.suite}{development} --seeds {len(self.seeds)} --methods {' '.join(self.methods)}"
+        what = f"{self.suite}{development} --seeds {len(self.seeds)}"
+        return f"distillnb suite {what} --methods {' '.join(self.methods)}"
 
 
-def check_suite(
-    name: str,
-    names: list | None,
-    methods: list | None,
-    seeds: int,
-    steps: int,
-) -> tuple:
+def check_suite(name, names, methods, seeds, steps):
     """What a suite is to run.
 
     Args:
@@ -466,7 +483,11 @@ def check_suite(
         ValueError: If a name is not known, with the list of good ones, or a number is bad.
     """
     known = lab_methods.SUITE_METHODS
-    asked = ("suite", [name], regimes.POOLS), ("regime", names or (), regimes.SUITE), ("method", methods or (), known)
+    asked = (
+        ("suite", [name], regimes.POOLS),
+        ("regime", names or (), regimes.SUITE),
+        ("method", methods or (), known),
+    )
     for what, wanted, good in asked:
         for one in wanted:
             if one not in good:
@@ -474,14 +495,15 @@ def check_suite(
     if not (1 <= seeds <= 1000 and steps >= 1):
         raise ValueError(f"wanted 1 to 1000 seeds and steps from 1 on, got {seeds} and {steps}")
     if methods and not set(methods) & set(lab_methods.FIXED):
-        raise ValueError(f"methods {methods} are compared with fixed settings; add one, for example 'labels'")
-    return [r for r in regimes.SUITE if names is None or r in names], [m for m in known if methods is None or m in methods]
+        raise ValueError(
+            f"methods {methods} are compared with fixed settings; add one, for example 'labels'"
+        )
+    return [r for r in regimes.SUITE if names is None or r in names], [
+        m for m in known if methods is None or m in methods
+    ]
 
 # %% ../../nbs/reference/experiments.ipynb #762dd118
-def get_pool(
-    store: Store,
-    name: str,
-) -> regimes.Pool:
+def get_pool(store, name):
     """The pool of a suite, with its teachers' answers trained or found in the store.
 
     Args:
@@ -497,17 +519,19 @@ def get_pool(
     if "teachers" not in store:
         pool = regimes.POOLS[name]()
         answers = {"teacher": pool.teacher, "out_of_domain": pool.out_of_domain}
-        about = {whose: round(float((logits.argmax(1) == pool.y).mean()), 4) for whose, logits in answers.items()}
+        about = {
+            whose: round(float((logits.argmax(1) == pool.y).mean()), 4)
+            for whose, logits in answers.items()
+        }
         store.save("teachers.table", list(answers.values()))
         store.finish("teachers", {"accuracy": about})
     table = store.load("teachers.table")[0]
-    return _kept("pool", (name, *(array.tobytes() for array in table)), lambda: regimes.POOLS[name](table))
+    return _kept(
+        "pool", (name, *(array.tobytes() for array in table)), lambda: regimes.POOLS[name](table)
+    )
 
 
-def train_teachers(
-    store: Store,
-    configuration: SuiteConfiguration,
-) -> None:
+def train_teachers(store, configuration):
     """Train the two teachers of a suite.
 
     Args:
@@ -520,13 +544,7 @@ def train_teachers(
     get_pool(store, configuration.suite)
 
 
-def train_in_regime(
-    store: Store,
-    configuration: SuiteConfiguration,
-    regime: str,
-    method: str,
-    trials: int | None = None,
-) -> None:
+def train_in_regime(store, configuration, regime, method, trials=None):
     """Train one method of a suite in one regime, all seeds stacked.
 
     Args:
@@ -549,9 +567,7 @@ def train_in_regime(
     lab_methods.train_method(task, store, method, regimes.label_of(regime), regimes.PHASES)
 
 
-def suite_plan(
-    configuration: SuiteConfiguration,
-) -> Plan:
+def suite_plan(configuration):
     """The plan of a suite. No image is read and no network built for it.
 
     Args:
@@ -564,22 +580,30 @@ def suite_plan(
     for regime in configuration.regimes:
         for method in configuration.methods:
             label = regimes.label_of(regime)
-            units |= _method_units(train_in_regime, (configuration, regime), method, label, regimes.TRIALS, ("teachers",))
+            units |= _method_units(
+                train_in_regime,
+                (configuration, regime),
+                method,
+                label,
+                regimes.TRIALS,
+                ("teachers",),
+            )
     return Plan(units, lambda store: evaluate_suite(store, configuration))
 
 # %% ../../nbs/reference/experiments.ipynb #9a214cde
 def _candidates(methods):
     "Method -> the units among which it chooses, without the regime."
-    own = {m: [f"{m}.t{t}" for t in range(regimes.TRIALS)] if m in lab_methods.SEARCHES else [m] for m in methods}
+    own = {
+        m: [f"{m}.t{t}" for t in range(regimes.TRIALS)] if m in lab_methods.SEARCHES else [m]
+        for m in methods
+    }
     there = {part for parts in own.values() for part in parts}
     return own | {m: parts for m, parts in lab_methods.BEST_OF.items() if there.issuperset(parts)}
 
 
-def evaluate_suite(
-    store: Store,
-    configuration: SuiteConfiguration,
-) -> list:
-    """Evaluate every student of a suite, on the test set or, of development seeds, on their development split.
+def evaluate_suite(store, configuration):
+    """Evaluate every student of a suite, on the test set or, of development seeds, on their
+    development split.
 
     Args:
         store: Has every unit of the run.
@@ -592,18 +616,38 @@ def evaluate_suite(
         FileNotFoundError: Where images are missing, with the cure.
     """
     name, names, methods, seeds, steps = configuration
-    pool, records, found = get_pool(store, name), [], {record["unit"]: record for record in store.records}
+    pool, records, found = (
+        get_pool(store, name),
+        [],
+        {record["unit"]: record for record in store.records},
+    )
     for regime in names:
         label, held_out = regimes.label_of(regime), None
         if configuration.development:
             held_out = regimes.sample_splits(pool, regimes.SIZES[name], regime, seeds)[2]
         for method, parts in _candidates(methods).items():
-            units = [found[f"{m}.{label}{dot}{trial}"] for m, dot, trial in (part.partition(".") for part in parts)]
-            best = [max(units, key=lambda unit, r=r: _validated(unit["runs"][r])) for r in range(len(seeds))]
-            accuracy = _suite_accuracy(store, pool, regimes.SIZES[name], [unit["unit"] for unit in best], held_out)
-            records.append({
-                "suite": name, "regime": regime, "method": method, "split": "development" if held_out else "test",
-                "seeds": seeds, "accuracy": accuracy, **_suite_cost(units, best, steps)})
+            units = [
+                found[f"{m}.{label}{dot}{trial}"]
+                for m, dot, trial in (part.partition(".") for part in parts)
+            ]
+            best = [
+                max(units, key=lambda unit, r=r: _validated(unit["runs"][r]))
+                for r in range(len(seeds))
+            ]
+            accuracy = _suite_accuracy(
+                store, pool, regimes.SIZES[name], [unit["unit"] for unit in best], held_out
+            )
+            records.append(
+                {
+                    "suite": name,
+                    "regime": regime,
+                    "method": method,
+                    "split": "development" if held_out else "test",
+                    "seeds": seeds,
+                    "accuracy": accuracy,
+                    **_suite_cost(units, best, steps),
+                }
+            )
     return records
 
 
@@ -626,13 +670,21 @@ def _suite_accuracy(store, pool, sizes, best, held_out):
 
 
 def _suite_cost(units, best, steps):
-    "What all of a method's trainings cost, and where its chosen runs ended, one value for each seed."
+    "What all of a method's trainings cost, and where its chosen runs ended, for each seed."
     chosen = [unit["runs"][r] for r, unit in enumerate(best)]
-    paid = {key: [sum(unit["runs"][r][key] for unit in units) for r in range(len(best))] for key in ("hypergradients", "seconds")}
+    paid = {
+        key: [sum(unit["runs"][r][key] for unit in units) for r in range(len(best))]
+        for key in ("hypergradients", "seconds")
+    }
     return {
-        "validation_accuracy": [round(run["validation_accuracy"], 4) for run in chosen], "steps": steps * len(units),
-        "hypergradients": paid["hypergradients"], "seconds": [round(value, 3) for value in paid["seconds"]],
-        "final": [[round(run["curve"][key][-1], 4) for key in ("beta1", "beta2", "temperature")] for run in chosen],
+        "validation_accuracy": [round(run["validation_accuracy"], 4) for run in chosen],
+        "steps": steps * len(units),
+        "hypergradients": paid["hypergradients"],
+        "seconds": [round(value, 3) for value in paid["seconds"]],
+        "final": [
+            [round(run["curve"][key][-1], 4) for key in ("beta1", "beta2", "temperature")]
+            for run in chosen
+        ],
         "stopped": [run["stopped"] for run in chosen],
     }
 
@@ -640,30 +692,38 @@ def _suite_cost(units, best, steps):
 def _run(configuration, plan, out, resume, progress, environment, train):
     "Run a plan in a folder, and leave records and environment there."
     where = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
-    with where as folder, Store(folder, configuration._asdict(), resume=resume, environment=environment) as store:
+    with (
+        where as folder,
+        Store(folder, configuration._asdict(), resume=resume, environment=environment) as store,
+    ):
         records = run_plan(plan, store, train, progress)
         about = {"command": configuration.command} | configuration._asdict()
-        teachers = {record["unit"]: record["about"] for record in store.records if "about" in record}
+        teachers = {
+            record["unit"]: record["about"] for record in store.records if "about" in record
+        }
         if teachers:
             about["teachers"] = teachers
         lines = "".join(json.dumps(record) + "\n" for record in records)
         write_file(Path(folder) / "records.jsonl", lines.encode())
-        write_file(Path(folder) / "environment.json", (json.dumps(about | (environment or {}), indent=2) + "\n").encode())
+        write_file(
+            Path(folder) / "environment.json",
+            (json.dumps(about | (environment or {}), indent=2) + "\n").encode(),
+        )
     return records
 
 
 def run_experiment(
-    name: str,
-    protocol: str = "clean",
-    scale: str = "laptop",
-    methods: list | None = None,
-    seeds: int | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    environment: dict | None = None,
-    train: Callable = run_sequentially,
-) -> list:
+    name,
+    protocol="clean",
+    scale="laptop",
+    methods=None,
+    seeds=None,
+    out=None,
+    resume=False,
+    progress=True,
+    environment=None,
+    train=run_sequentially,
+):
     """Train every method of an experiment on every seed, and test once at the end.
 
     Args:
@@ -675,8 +735,10 @@ def run_experiment(
         out: Folder for the store, the records and the environment; None: nothing is kept.
         resume: Whether to go on with what is in the folder.
         progress: Whether a bar is shown on the terminal.
-        environment: From `reproducible` of the store's module; None: the same bits are not promised.
-        train: A function (plan, store, progress) that trains all units: `run_sequentially`, or one of `on_workers`.
+        environment: From `reproducible` of the store's module; None: the same bits are not
+            promised.
+        train: A function (plan, store, progress) that trains all units: `run_sequentially`, or one
+            of `on_workers`.
 
     Returns:
         One record for each method and seed.
@@ -689,42 +751,48 @@ def run_experiment(
     methods = check_names(name, protocol, scale, methods, seeds)
     numbers = list(range(seeds or (2 if scale == "smoke" else 10 if name in tasks.DENSE else 5)))
     configuration = ExperimentConfiguration(name, protocol, scale, methods, numbers)
-    return _run(configuration, experiment_plan(configuration), out, resume, progress, environment, train)
+    return _run(
+        configuration, experiment_plan(configuration), out, resume, progress, environment, train
+    )
 
 
 def run_suite(
-    name: str,
-    seeds: int = 10,
-    development: bool = False,
-    names: list | None = None,
-    methods: list | None = None,
-    steps: int = 1500,
-    out: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    environment: dict | None = None,
-    train: Callable = run_sequentially,
-) -> list:
+    name,
+    seeds=10,
+    development=False,
+    names=None,
+    methods=None,
+    steps=1500,
+    out=None,
+    resume=False,
+    progress=True,
+    environment=None,
+    train=run_sequentially,
+):
     """Train every method of the suite in every regime, and test once at the end.
 
     Args:
         name: A name in POOLS.
         seeds: How many.
-        development: Whether to take seeds from 1000 on and their development splits, in place of the test set.
+        development: Whether to take seeds from 1000 on and their development splits, in place of
+            the test set.
         names: Of regimes; None: all.
         methods: Names in SUITE_METHODS; None: all.
         steps: Of each student, >= 1.
         out: Folder for the store, the records and the environment; None: nothing is kept.
         resume: Whether to go on with what is in the folder.
         progress: Whether a bar is shown on the terminal.
-        environment: From `reproducible` of the store's module; None: the same bits are not promised.
-        train: A function (plan, store, progress) that trains all units: `run_sequentially`, or one of `on_workers`.
+        environment: From `reproducible` of the store's module; None: the same bits are not
+            promised.
+        train: A function (plan, store, progress) that trains all units: `run_sequentially`, or one
+            of `on_workers`.
 
     Returns:
         One record for each regime and method.
 
     Raises:
-        ValueError: If a name or number is bad, the pool is too small, or the folder has another run.
+        ValueError: If a name or number is bad, the pool is too small, or the folder has another
+            run.
         FileNotFoundError: Where images are missing, with the cure.
         BlockingIOError: If another process works in the folder.
     """

@@ -10,10 +10,8 @@ __all__ = ['METHODS', 'PHASES', 'SEARCHES', 'QUARTERED', 'FIXED', 'FIXED_NORMALI
 # %% ../../nbs/reference/methods.ipynb #4ba94446
 import math
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,19 +33,32 @@ METHODS = {
     "lines-10": "restart period 10 (e2 = 90)",
     "quarter": "a hypergradient at every step, from a quarter of each batch",
     "quarter-5": "the same with line phases, restart period 5 (e2 = 40)",
-    "matched": "labels only, with the weight that gradient gave them at the end: the learning rate matched",
-    "random-search": "the best of several random settings by validation loss, at the cost of `gradient`",
+    "matched": "labels only, with the weight that gradient gave them at the end",
+    "random-search": "the best of random settings by validation loss, at the cost of `gradient`",
     "tpe": "Optuna's tree-structured Parzen estimator, at the cost of `gradient`",
 } | {f"lines-e{n}": f"restart period 2 with long phases, e1 = e2 = {n}" for n in (100, 500, 1000)}
-PHASES = {"lines": (10, 10), "lines-3": (10, 20), "lines-5": (10, 40), "lines-10": (10, 90), "quarter-5": (10, 40)}
+PHASES = {
+    "lines": (10, 10),
+    "lines-3": (10, 20),
+    "lines-5": (10, 40),
+    "lines-10": (10, 90),
+    "quarter-5": (10, 40),
+}
 PHASES |= {f"lines-e{n}": (n, n) for n in (100, 500, 1000)}
 SEARCHES, QUARTERED = ("random-search", "tpe"), ("quarter", "quarter-5")
 
 # %% ../../nbs/reference/methods.ipynb #d9ac3dee
 FIXED = {  # beta1, beta2, T
-    "labels": (1.0, 0.0, 1.0), "half-1": (0.5, 0.5, 1.0), "half-4": (0.5, 0.5, 4.0), "half-10": (0.5, 0.5, 10.0),
-    "mostly-labels": (0.9, 0.1, 4.0), "mostly-teacher": (0.1, 0.9, 4.0), "teacher-1": (0.0, 1.0, 1.0),
-    "teacher-4": (0.0, 1.0, 4.0), "teacher-10": (0.0, 1.0, 10.0), "standardised": (0.5, 0.5, 2.0),
+    "labels": (1.0, 0.0, 1.0),
+    "half-1": (0.5, 0.5, 1.0),
+    "half-4": (0.5, 0.5, 4.0),
+    "half-10": (0.5, 0.5, 10.0),
+    "mostly-labels": (0.9, 0.1, 4.0),
+    "mostly-teacher": (0.1, 0.9, 4.0),
+    "teacher-1": (0.0, 1.0, 1.0),
+    "teacher-4": (0.0, 1.0, 4.0),
+    "teacher-10": (0.0, 1.0, 10.0),
+    "standardised": (0.5, 0.5, 2.0),
 }
 FIXED_NORMALIZED = {"half-normalized": (0.5, 0.5, 4.0), "mostly-labels-normalized": (0.9, 0.1, 4.0)}
 LEARNED = ("gradient", "lines")
@@ -57,11 +68,14 @@ BEST_OF = {  # method -> the trainings of which it takes the one that validates 
     "random-search-2": ["random-search.t0", "random-search.t1"],
 }
 SUITE_METHODS = {
-    **{m: f"fixed: beta1 = {b1:g}, beta2 = {b2:g}, T = {t:g}" for m, (b1, b2, t) in (FIXED | FIXED_NORMALIZED).items()},
+    **{
+        m: f"fixed: beta1 = {b1:g}, beta2 = {b2:g}, T = {t:g}"
+        for m, (b1, b2, t) in (FIXED | FIXED_NORMALIZED).items()
+    },
     "random-search": "three random settings, the best by validation",
     "tpe": "three settings by Optuna's tree-structured Parzen estimator, the best by validation",
-    "gradient": "beta1 and beta2 learned, a hypergradient at every step, teacher logits at one scale",
-    "lines": "beta1 and beta2 learned, gradient and line phases (e1 = 10, e2 = 60), teacher logits at one scale",
+    "gradient": "beta1, beta2 learned, a hypergradient at every step, teacher logits at one scale",
+    "lines": "beta1, beta2 learned, line phases (e1 = 10, e2 = 60), teacher logits at one scale",
 }
 SUITE_METHODS["standardised"] += ", logits of teacher and student standardised for each example"
 for _name in FIXED_NORMALIZED:
@@ -73,10 +87,7 @@ BEST_OF_LEGEND = {
 }
 
 
-def legend(
-    names: Iterable[str],
-    known: dict,
-) -> str:
+def legend(names, known):
     """What some names stand for, as a Markdown list for below a table.
 
     Args:
@@ -90,13 +101,9 @@ def legend(
 
 # %% ../../nbs/reference/methods.ipynb #521e396f
 @lru_cache
-def problem_and_score(
-    student,
-    coordinates,
-    t_squared,
-    soft,
-):
-    """The bilevel problem of a student, and the function that scores it; made once, so that loops are compiled once.
+def problem_and_score(student, coordinates, t_squared, soft):
+    """The bilevel problem of a student, and the function that scores it; made once, so that loops
+    are compiled once.
 
     Args:
         student: Seed -> a Keras model.
@@ -105,7 +112,8 @@ def problem_and_score(
         soft: A soft loss in place of the textbook's; None: the textbook's.
 
     Returns:
-        The problem, and a function (weights, non_trainable, examples) -> [accuracy, loss] for each replica.
+        The problem, and a function (weights, non_trainable, examples) -> [accuracy, loss] for each
+        replica.
     """
     import tensorflow as tf
 
@@ -143,7 +151,11 @@ def _initial_weights(student, seeds):
 def _evaluated(history, state, score, validation):
     "The history with one more point of the curve."
     scores = score(state.student.weights, state.student.non_trainable, validation)
-    point = {"step": int(state.step), "accuracy": [s[0] for s in scores], "lam": state.lam.numpy().tolist()}
+    point = {
+        "step": int(state.step),
+        "accuracy": [s[0] for s in scores],
+        "lam": state.lam.numpy().tolist(),
+    }
     longer = {key: [*history[key], value] for key, value in point.items()}
     return history | longer | {"loss": [s[1] for s in scores]}
 
@@ -154,17 +166,7 @@ def _arrays(state):
     return [tensor.numpy() for tensor in tf.nest.flatten(state)]
 
 
-def train_loop(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    method: str,
-    meta_update: Any,
-    starts: list,
-    coordinates: Any,
-    soft: Any = None,
-    route: Any = None,
-) -> tuple:
+def train_loop(task, store, unit, method, meta_update, starts, coordinates, soft=None, route=None):
     """Train one student for each seed, from the newest checkpoint of the unit if the store has one.
 
     Args:
@@ -193,14 +195,23 @@ def train_loop(
     splits = tf.nest.map_structure(tf.constant, task.piles(method))
     weights, non_trainable = _initial_weights(task.student, tuple(task.seeds))
     lam = tf.stack([coordinates.encode(Metaparameters(*one)) for one in starts])
-    options = {"batch_sizes": task.batch_sizes, "seeds": task.seeds, "order": task.order} | ({"route": route} if route else {})
+    options = {"batch_sizes": task.batch_sizes, "seeds": task.seeds, "order": task.order} | (
+        {"route": route} if route else {}
+    )
 
     def _advance(state, steps):
         return train(problem, task.optimizer, meta_update, state, *splits, steps, **options)
 
     state = start(weights, lam, task.optimizer, meta_update, non_trainable)
     _advance(state, 1)  # compiles, and is thrown away
-    history = {"step": [], "accuracy": [], "lam": [], "hypergradients": [0] * len(starts), "seconds": 0.0, "stopped": {}}
+    history = {
+        "step": [],
+        "accuracy": [],
+        "lam": [],
+        "hypergradients": [0] * len(starts),
+        "seconds": 0.0,
+        "stopped": {},
+    }
     kept = store.load(unit)
     if kept is None:
         history = _evaluated(history, state, score, splits[1])
@@ -225,10 +236,7 @@ def train_loop(
     return state, history
 
 # %% ../../nbs/reference/methods.ipynb #5e47d5a6
-def record_of(
-    store: Store,
-    unit: str,
-) -> dict:
+def record_of(store, unit):
     """The record of a finished unit.
 
     Args:
@@ -244,15 +252,7 @@ def record_of(
     return next(record for record in store.records if record["unit"] == unit)
 
 
-def finish_unit(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    state: Any,
-    history: dict,
-    coordinates: Any,
-    **more: Any,
-) -> None:
+def finish_unit(task, store, unit, state, history, coordinates, **more):
     """Keep the students of a unit, then write its record.
 
     Args:
@@ -271,32 +271,37 @@ def finish_unit(
     import tensorflow as tf
 
     student = state.student
-    store.save(f"{unit}.student", [a.numpy() for a in (*student.weights, *tf.nest.flatten(student.non_trainable))], {})
+    store.save(
+        f"{unit}.student",
+        [a.numpy() for a in (*student.weights, *tf.nest.flatten(student.non_trainable))],
+        {},
+    )
     runs = []
     for r, seed in enumerate(task.seeds):
         lam = coordinates.decode(tf.constant([point[r] for point in history["lam"]]))
         curve = {"step": history["step"], "accuracy": [a[r] for a in history["accuracy"]]}
-        curve |= {name: np.broadcast_to(v, len(history["step"])).astype(float).tolist() for name, v in lam._asdict().items()}
-        runs.append({
-            "seed": seed, "steps": int(state.step), "hypergradients": history["hypergradients"][r],
-            "seconds": history["seconds"] / len(task.seeds), "validation_loss": history["loss"][r],
-            "validation_accuracy": curve["accuracy"][-1], "curve": curve, "stopped": history["stopped"].get(str(r)),
-        })
+        curve |= {
+            name: np.broadcast_to(v, len(history["step"])).astype(float).tolist()
+            for name, v in lam._asdict().items()
+        }
+        runs.append(
+            {
+                "seed": seed,
+                "steps": int(state.step),
+                "hypergradients": history["hypergradients"][r],
+                "seconds": history["seconds"] / len(task.seeds),
+                "validation_loss": history["loss"][r],
+                "validation_accuracy": curve["accuracy"][-1],
+                "curve": curve,
+                "stopped": history["stopped"].get(str(r)),
+            }
+        )
     store.finish(unit, {"runs": runs, **more})
 
 
 def train_unit(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    method: str,
-    meta_update: Any,
-    starts: list,
-    coordinates: Any,
-    soft: Any = None,
-    route: Any = None,
-    **more: Any,
-) -> list:
+    task, store, unit, method, meta_update, starts, coordinates, soft=None, route=None, **more
+):
     """Train all seeds of a task as one unit, unless the store has it already.
 
     Args:
@@ -318,17 +323,14 @@ def train_unit(
         OSError: If the store cannot be written.
     """
     if unit not in store:
-        state, history = train_loop(task, store, unit, method, meta_update, starts, coordinates, soft, route)
+        state, history = train_loop(
+            task, store, unit, method, meta_update, starts, coordinates, soft, route
+        )
         finish_unit(task, store, unit, state, history, coordinates, **more)
     return record_of(store, unit)["runs"]
 
 # %% ../../nbs/reference/methods.ipynb #f88ab6af
-def fixed_settings(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-) -> list:
+def fixed_settings(task, store, method, label):
     """The metaparameters of a method that does not move them.
 
     Args:
@@ -346,20 +348,24 @@ def fixed_settings(
     if method == "random":
         return task.drawn
     if method == "matched":
-        return [(run["curve"]["beta1"][-1], 0.0, 1.0) for run in record_of(store, f"gradient.{label}")["runs"]]
-    same = FIXED | FIXED_NORMALIZED | {
-        "none": (1.0, 0.0, 1.0), "fixed": task.fixed, "soft": (0.0, 1.0, task.fixed[2]), "soft-10": (0.0, 1.0, 10.0),
-    }
+        return [
+            (run["curve"]["beta1"][-1], 0.0, 1.0)
+            for run in record_of(store, f"gradient.{label}")["runs"]
+        ]
+    same = (
+        FIXED
+        | FIXED_NORMALIZED
+        | {
+            "none": (1.0, 0.0, 1.0),
+            "fixed": task.fixed,
+            "soft": (0.0, 1.0, task.fixed[2]),
+            "soft-10": (0.0, 1.0, 10.0),
+        }
+    )
     return [same[method]] * len(task.seeds)
 
 
-def meta_update_for(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-    phases: dict = PHASES,
-) -> tuple:
+def meta_update_for(task, store, method, label, phases=PHASES):
     """Who moves the metaparameters of a method, from where, and in which coordinates.
 
     Args:
@@ -381,17 +387,15 @@ def meta_update_for(
         move = training.lines(task.outer, *phases[method], task.tolerance, task.coordinates.project)
         return move, task.starts, task.coordinates
     if method in ("gradient", "quarter"):
-        return training.gradient(task.outer, task.coordinates.project), task.starts, task.coordinates
+        return (
+            training.gradient(task.outer, task.coordinates.project),
+            task.starts,
+            task.coordinates,
+        )
     return training.fixed(), fixed_settings(task, store, method, label), tasks.anywhere()
 
 
-def train_method(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-    phases: dict = PHASES,
-) -> None:
+def train_method(task, store, method, label, phases=PHASES):
     """Train all seeds of a task by one method, unless the store has it already.
 
     Args:
@@ -413,23 +417,38 @@ def train_method(
     route = forward_product(0.25) if method in QUARTERED else None
     if method in QUARTERED:
         task = task._replace(batch_sizes=(task.batch_sizes[0], max(1, task.batch_sizes[1] // 4)))
-    train_unit(task, store, f"{method}.{label}", method, *meta_update_for(task, store, method, label, phases), soft, route)
+    train_unit(
+        task,
+        store,
+        f"{method}.{label}",
+        method,
+        *meta_update_for(task, store, method, label, phases),
+        soft,
+        route,
+    )
 
 # %% ../../nbs/reference/methods.ipynb #b27be258
 def _study(task, store, method, label, seed, done):
-    "Optuna's study of one seed, brought in line with the journal: `done` are its finished (setting, loss) pairs."
+    "Optuna's study of one seed, brought in line with its finished (setting, loss) pairs."
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     own = int(np.random.SeedSequence([seed, len(done), *method.encode()]).generate_state(1)[0])
-    sampler = (optuna.samplers.RandomSampler(own) if method == "random-search"
-               else optuna.samplers.TPESampler(seed=own, n_startup_trials=1))
+    sampler = (
+        optuna.samplers.RandomSampler(own)
+        if method == "random-search"
+        else optuna.samplers.TPESampler(seed=own, n_startup_trials=1)
+    )
     url = f"sqlite:///{Path(store.folder).resolve() / 'optuna.sqlite3'}"
-    study = optuna.create_study(storage=url, sampler=sampler, study_name=f"{method}.{label}.s{seed}", load_if_exists=True)
+    study = optuna.create_study(
+        storage=url, sampler=sampler, study_name=f"{method}.{label}.s{seed}", load_if_exists=True
+    )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    for params, loss in done[len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])):]:
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=_ranges(task), value=loss))
+    for params, loss in done[len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) :]:
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=_ranges(task), value=loss)
+        )
     return study
 
 
@@ -441,13 +460,9 @@ def _ranges(task):
     return ranges | {"temperature": FloatDistribution(*task.bounds[2], log=True)}
 
 # %% ../../nbs/reference/methods.ipynb #eba61dca
-def search(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-) -> None:
-    """Train `task.trials` settings for each seed, those that the store lacks; the best is chosen later.
+def search(task, store, method, label):
+    """Train `task.trials` settings for each seed, those that the store lacks; the best is chosen
+    later.
 
     Args:
         task: What all methods share.
@@ -464,11 +479,18 @@ def search(
     for number in range(task.trials):
         unit = f"{method}.{label}.t{number}"
         if unit not in store:
-            studies = [_study(task, store, method, label, seed, done[r]) for r, seed in enumerate(task.seeds)]
+            studies = [
+                _study(task, store, method, label, seed, done[r])
+                for r, seed in enumerate(task.seeds)
+            ]
             trials = [study.ask(fixed_distributions=_ranges(task)) for study in studies]
             settings = [trial.params for trial in trials]
-            starts = [(s["beta1"], s.get("beta2", 1 - s["beta1"]), s["temperature"]) for s in settings]
-            runs = train_unit(task, store, unit, method, fixed(), starts, tasks.anywhere(), settings=settings)
+            starts = [
+                (s["beta1"], s.get("beta2", 1 - s["beta1"]), s["temperature"]) for s in settings
+            ]
+            runs = train_unit(
+                task, store, unit, method, fixed(), starts, tasks.anywhere(), settings=settings
+            )
             for study, trial, run in zip(studies, trials, runs, strict=True):
                 study.tell(trial, loss_of(run))
         record = record_of(store, unit)
@@ -476,9 +498,7 @@ def search(
             pairs.append((setting, loss_of(run)))
 
 
-def loss_of(
-    run: dict,
-) -> float:
+def loss_of(run):
     """The validation loss by which a search chooses.
 
     Args:

@@ -13,7 +13,6 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from .. import runs
 from .experiments import Plan
 
 # %% ../../nbs/reference/ray.ipynb #20df9ed4
-def by_priority(
-    units: dict,
-) -> list:
+def by_priority(units):
     """The names of units, those first for which most others wait.
 
     Args:
@@ -39,11 +36,7 @@ def by_priority(
 KINDS = ("student", "table")  # of arrays that stay when a unit is finished
 
 
-def pack(
-    store: runs.Store,
-    unit: str,
-    kinds: tuple = KINDS,
-) -> tuple:
+def pack(store, unit, kinds=KINDS):
     """A finished unit as plain values.
 
     Args:
@@ -62,10 +55,7 @@ def pack(
     return records[unit], {name: state[0] for name, state in found.items() if state}
 
 
-def unpack(
-    store: runs.Store,
-    parcel: tuple,
-) -> None:
+def unpack(store, parcel):
     """Put a finished unit into a store, unless it is there.
 
     Args:
@@ -82,14 +72,16 @@ def unpack(
         store.finish(record["unit"], record)
 
 # %% ../../nbs/reference/ray.ipynb #941ca61e
-PINNED = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "TF_ENABLE_ONEDNN_OPTS")
+PINNED = (
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS",
+    "TF_ENABLE_ONEDNN_OPTS",
+)
 MACHINE = ("processor", "platform", "cores")  # what may differ, and is said
 
 
-def check_same_environment(
-    ours: dict,
-    theirs: dict,
-) -> None:
+def check_same_environment(ours, theirs):
     """Refuse a worker that differs from the driver in more than the machine.
 
     Args:
@@ -99,14 +91,24 @@ def check_same_environment(
     Raises:
         ValueError: If versions, threads or oneDNN differ, with both values.
     """
-    flat = [{k: v for k, v in (env | env["versions"]).items() if k not in ("versions", *MACHINE)} for env in (ours, theirs)]
-    other = [f"{key} {flat[1][key]}, not {value}" for key, value in flat[0].items() if flat[1][key] != value]
+    flat = [
+        {k: v for k, v in (env | env["versions"]).items() if k not in ("versions", *MACHINE)}
+        for env in (ours, theirs)
+    ]
+    other = [
+        f"{key} {flat[1][key]}, not {value}"
+        for key, value in flat[0].items()
+        if flat[1][key] != value
+    ]
     if other:
-        raise ValueError(f"the worker on {socket.gethostname()} has {'; '.join(other)}: install the same there, then resume")
+        raise ValueError(
+            f"the worker on {socket.gethostname()} has {'; '.join(other)}: "
+            "install the same there, then resume"
+        )
 
 # %% ../../nbs/reference/ray.ipynb #befacf06
 def _work(name, unit, given, pinned, ours, folder):
-    "On a worker: train one unit in a store of its own. The parcel, and in what this machine differs from the driver's."
+    "Train one unit in a store of its own: the parcel, and in what this machine differs."
     os.environ.update(pinned)
     theirs = runs.reproducible()
     check_same_environment(ours, theirs)
@@ -114,24 +116,20 @@ def _work(name, unit, given, pinned, ours, folder):
         for parcel in given:
             unpack(store, parcel)
         unit.train(store, *unit.arguments)
-        return pack(store, name), {key: theirs[key] for key in MACHINE[:2] if theirs[key] != ours[key]}
+        return pack(store, name), {
+            key: theirs[key] for key in MACHINE[:2] if theirs[key] != ours[key]
+        }
 
 # %% ../../nbs/reference/ray.ipynb #8277205a
-def drive(
-    store: runs.Store,
-    units: dict,
-    start: Callable,
-    next_result: Callable,
-    slots: Callable,
-    report: Callable = print,
-) -> None:
+def drive(store, units, start, next_result, slots, report=print):
     """Have all units trained by an engine, and take them in as they arrive.
 
     Args:
         store: Shall have every unit; those that it has are not trained again.
         units: Name -> Unit.
         start: A function (name, unit, parcels of what it needs) -> ticket.
-        next_result: A function (ticket -> name of what is under way) -> the ticket of one that is finished, and its parcel.
+        next_result: A function (ticket -> name of what is under way) -> the ticket of one that is
+            finished, and its parcel.
         slots: A function () -> how many workers there are.
         report: Is called with the name of each unit that has arrived.
     """
@@ -147,9 +145,7 @@ def drive(
         report(running.pop(ticket))
 
 # %% ../../nbs/reference/ray.ipynb #edfeee52
-def check_address(
-    address: str,
-) -> None:
+def check_address(address):
     """Refuse an address where no Ray can be.
 
     Args:
@@ -163,16 +159,22 @@ def check_address(
     if address == "auto":
         return
     if not (host and port.isdigit()):
-        raise ValueError(f"wanted HOST:PORT or auto as the address of Ray, got {address!r}; ray start --head tells its own")
+        raise ValueError(
+            f"wanted HOST:PORT or auto as the address of Ray, got {address!r}; "
+            "ray start --head prints its own"
+        )
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise ConnectionError(f"nobody answers at {address} ({error.strerror or error}); ray start --head starts a Ray") from None
+        raise ConnectionError(
+            f"nobody answers at {address} ({error.strerror or error}); "
+            "ray start --head starts a Ray"
+        ) from None
 
 # %% ../../nbs/reference/ray.ipynb #d83a9bdf
 @contextmanager
 def _ray(where):
-    "Ray with so many workers on this machine, or the one at an address; silent, and left at the end."
+    "Ray with so many workers here, or the one at an address; silent, and left at the end."
     import ray
 
     if ray.is_initialized():
@@ -180,13 +182,21 @@ def _ray(where):
     if isinstance(where, str):
         check_address(where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options = {"address": where} if isinstance(where, str) else {"address": "local", "num_cpus": where}
+    options = (
+        {"address": where} if isinstance(where, str) else {"address": "local", "num_cpus": where}
+    )
     with redirect_stdout(io.StringIO()):
         try:
             try:
-                ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+                ray.init(
+                    **options, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+                )
             except (Exception, SystemExit) as error:  # it has many ways to say no
-                hint = "; it asks for a token: RAY_AUTH_MODE=token shows it yours" if "token" in str(error.__cause__) else ""
+                hint = (
+                    "; it asks for a token: RAY_AUTH_MODE=token shows it yours"
+                    if "token" in str(error.__cause__)
+                    else ""
+                )
                 raise ConnectionError(f"Ray has not started: {error}{hint}") from error
             yield ray
         finally:
@@ -214,11 +224,15 @@ def next_result(ray, running):
         parcel, other = ray.get(ticket)
     except ray.exceptions.RayTaskError as error:
         if "No module named 'distillnb" in str(error.cause):
-            raise ValueError("a worker has no distillnb, or another one: install the same there, then resume") from error
+            raise ValueError(
+                "a worker has no distillnb, or another one: install the same there, then resume"
+            ) from error
         raise error.cause from error
     except ray.exceptions.RayError as error:
         what = str(error).splitlines()[0]
-        raise ConnectionError(f"unit {running[ticket]} was lost for good ({what}); what is finished is kept: resume") from error
+        raise ConnectionError(
+            f"unit {running[ticket]} was lost for good ({what}); what is finished is kept: resume"
+        ) from error
     if other:
         warnings.warn(f"the last bits may differ: a worker has {other}", stacklevel=2)
     return ticket, parcel
@@ -226,7 +240,7 @@ def next_result(ray, running):
 
 @contextmanager
 def _parts(store, where):
-    "The folder for the stores of workers on this machine; what a kill has left there is swept away. None for other machines."
+    "The folder for the stores of workers on this machine, emptied; None for other machines."
     folder = store.folder.resolve() / "parts"
     shutil.rmtree(folder, ignore_errors=True)
     if isinstance(where, int):
@@ -235,18 +249,14 @@ def _parts(store, where):
     shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/reference/ray.ipynb #8ef4a7ee
-def run_on_ray(
-    plan: Plan,
-    store: runs.Store,
-    where: int | str,
-    progress: bool = False,
-) -> None:
+def run_on_ray(plan, store, where, progress=False):
     """Have all units of a plan trained by Ray's workers.
 
     Args:
         plan: What is to be trained.
         store: Shall have every unit; this process is its only writer.
-        where: Workers to start on this machine, >= 1; or the address of a Ray that runs: HOST:PORT or "auto".
+        where: Workers to start on this machine, >= 1; or the address of a Ray that runs: HOST:PORT
+            or "auto".
         progress: Whether a bar is shown on the terminal.
 
     Raises:
@@ -270,19 +280,26 @@ def run_on_ray(
         def _slots():
             return int(ray.cluster_resources().get("CPU", 1))
 
-        drive(store, plan.units, _start, lambda running: next_result(ray, running), _slots, lambda name: bar.update())
+        drive(
+            store,
+            plan.units,
+            _start,
+            lambda running: next_result(ray, running),
+            _slots,
+            lambda name: bar.update(),
+        )
 
 # %% ../../nbs/reference/ray.ipynb #14a7ea19
-def on_workers(
-    where: int | str,
-) -> Callable:
+def on_workers(where):
     """Training by Ray's workers, in place of `run_sequentially`.
 
     Args:
-        where: Workers to start on this machine, >= 1; or the address of a Ray that runs: HOST:PORT or "auto".
+        where: Workers to start on this machine, >= 1; or the address of a Ray that runs: HOST:PORT
+            or "auto".
 
     Returns:
-        A function (plan, store, progress), for the parameter `train` of `run_experiment` and `run_suite`.
+        A function (plan, store, progress), for the parameter `train` of `run_experiment` and
+        `run_suite`.
 
     Raises:
         ValueError: If this is no address.

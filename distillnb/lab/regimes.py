@@ -10,14 +10,20 @@ __all__ = ['REGIMES', 'SUITE', 'SIZES', 'POOLS', 'PHASES', 'TRIALS', 'SHOWN', 'R
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #d134cd52
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import data, tasks
-from .methods import BEST_OF_LEGEND, FIXED, FIXED_NORMALIZED, LEARNED, SUITE_METHODS, legend
+from distillnb.lab.methods import (
+    BEST_OF_LEGEND,
+    FIXED,
+    FIXED_NORMALIZED,
+    LEARNED,
+    SUITE_METHODS,
+    legend,
+)
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #fa995040
 class Regime(NamedTuple):
@@ -44,11 +50,17 @@ REGIMES = {
     "clean": Regime(about="nothing is wrong"),
     "labels 40 %": Regime(noise=0.4, about="40 % of the labels are random"),
     "labels 80 %": Regime(noise=0.8, about="80 % of the labels are random"),
-    "teacher 50 %": Regime(wrong=0.5, about="the teacher is confidently wrong about half of the images"),
-    "teacher 90 %": Regime(wrong=0.9, about="the teacher is confidently wrong about nine images of ten"),
+    "teacher 50 %": Regime(
+        wrong=0.5, about="the teacher is confidently wrong about half of the images"
+    ),
+    "teacher 90 %": Regime(
+        wrong=0.9, about="the teacher is confidently wrong about nine images of ten"
+    ),
     "too sharp": Regime(factor=10.0, about="the teacher's logits are ten times too large"),
     "too flat": Regime(factor=0.1, about="the teacher's logits are ten times too small"),
-    "both 40 %": Regime(noise=0.4, wrong=0.4, about="40 % of the labels are random, and 40 % of the answers wrong"),
+    "both 40 %": Regime(
+        noise=0.4, wrong=0.4, about="40 % of the labels are random, and 40 % of the answers wrong"
+    ),
 }
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #6d0208f1
@@ -56,12 +68,7 @@ def _stream(seed, purpose):
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode()]))
 
 
-def random_labels(
-    y: np.ndarray,
-    share: float,
-    seed: int,
-    classes: int,
-) -> np.ndarray:
+def random_labels(y, share, seed, classes):
     """Labels of which a share is random.
 
     Args:
@@ -83,12 +90,7 @@ def random_labels(
     return np.where(hit, rng.integers(classes, size=len(y)), y).astype(y.dtype)
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #6d655e4d
-def wrong_answers(
-    logits: np.ndarray,
-    y: np.ndarray,
-    share: float,
-    seed: int,
-) -> np.ndarray:
+def wrong_answers(logits, y, share, seed):
     """The logits of a teacher that is confidently wrong about a share of the images.
 
     Args:
@@ -98,7 +100,8 @@ def wrong_answers(
         seed: Of the draw.
 
     Returns:
-        float [N, classes]; in the rows that were hit the largest logit has changed places with that of a wrong class.
+        float [N, classes]; in the rows that were hit the largest logit has changed places with that
+        of a wrong class.
 
     Raises:
         ValueError: If the share is not between 0 and 1.
@@ -107,18 +110,18 @@ def wrong_answers(
         raise ValueError(f"share must be between 0 and 1, got {share}")
     rng = _stream(seed, "teacher")
     rows = np.flatnonzero(rng.permutation(len(y)) < round(share * len(y)))
-    tops, draws, answers = logits[rows].argmax(1), rng.random((len(rows), logits.shape[1])), logits.copy()
+    tops, draws, answers = (
+        logits[rows].argmax(1),
+        rng.random((len(rows), logits.shape[1])),
+        logits.copy(),
+    )
     draws[np.arange(len(rows)), tops] = draws[np.arange(len(rows)), y[rows]] = -1
     others = draws.argmax(1)
     answers[rows, tops], answers[rows, others] = logits[rows, others], logits[rows, tops]
     return answers
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #d1961d4a
-def corrupt(
-    train: dict,
-    regime: Regime,
-    seeds: list,
-) -> dict:
+def corrupt(train, regime, seeds):
     """A train set under a regime, one replica for each seed.
 
     Args:
@@ -133,16 +136,19 @@ def corrupt(
         ValueError: If a share is not between 0 and 1.
     """
     y, logits = train["y"], train["teacher_logits"]
-    labels = [random_labels(y[r], regime.noise, seed, logits.shape[-1]) for r, seed in enumerate(seeds)]
-    answers = [regime.factor * wrong_answers(logits[r], y[r], regime.wrong, seed) for r, seed in enumerate(seeds)]
+    labels = [
+        random_labels(y[r], regime.noise, seed, logits.shape[-1]) for r, seed in enumerate(seeds)
+    ]
+    answers = [
+        regime.factor * wrong_answers(logits[r], y[r], regime.wrong, seed)
+        for r, seed in enumerate(seeds)
+    ]
     return train | {"y": np.stack(labels), "teacher_logits": np.float32(answers)}
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #1fe736c5
-def normalize_logit_scale(
-    logits: np.ndarray,
-    deviation: float = 5.0,
-) -> np.ndarray:
-    """Teacher logits at one scale: centred for each example, multiplied by one factor for each replica.
+def normalize_logit_scale(logits, deviation=5.0):
+    """Teacher logits at one scale: centred for each example, multiplied by one factor for each
+    replica.
 
     Args:
         logits: float [R, N, classes], a teacher's about R train sets.
@@ -162,12 +168,9 @@ def normalize_logit_scale(
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #1ee44265
 @lru_cache
-def mixture(
-    cut: float = 0.06,
-    wall: float = 4.0,
-    temperature: float = 4.0,
-) -> Any:
-    """Coordinates in which labels, teacher and silence share a weight of one, at a fixed temperature.
+def mixture(cut=0.06, wall=4.0, temperature=4.0):
+    """Coordinates in which labels, teacher and silence share a weight of one, at a fixed
+    temperature.
 
     Args:
         cut: c, shares below it are silent, 0 to 0.3.
@@ -175,7 +178,8 @@ def mixture(
         temperature: T, not learned, > 0.
 
     Returns:
-        Coordinates; the point is (u1, u2). Their encode raises ValueError if labels and teacher leave no room for silence.
+        Coordinates; the point is (u1, u2). Their encode raises ValueError if labels and teacher
+        leave no room for silence.
     """
     import tensorflow as tf
 
@@ -191,19 +195,18 @@ def mixture(
         silence = 1 - sum(p)
         if silence <= 0 or max(abs(math.log(share / silence)) for share in p) > wall:
             raise ValueError(
-                f"shares {p} of labels and teacher leave {silence:.3g} for silence, out of bounds; lower the weights"
+                f"shares {p} of labels and teacher leave {silence:.3g} for silence, "
+                "out of bounds; lower the weights"
             )
         return tf.constant([math.log(share / silence) for share in p], dtype)
 
-    return Coordinates(_decode, _encode, lambda point: tf.clip_by_value(point, -wall, wall), ("beta1", "beta2"))
+    return Coordinates(
+        _decode, _encode, lambda point: tf.clip_by_value(point, -wall, wall), ("beta1", "beta2")
+    )
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #8995b014
 @lru_cache
-def exponential_decay(
-    low: float = 0.02,
-    extra: float = 0.15,
-    steps: float = 100.0,
-) -> Callable:
+def exponential_decay(low=0.02, extra=0.15, steps=100.0):
     """A learning rate that is high at first: low + extra exp(-step / steps).
 
     Args:
@@ -220,16 +223,16 @@ def exponential_decay(
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #9f801c03
 SUITE = REGIMES | {
-    "out-of-domain teacher": Regime(out_of_domain=True, about="the teacher was trained on something else"),
+    "out-of-domain teacher": Regime(
+        out_of_domain=True, about="the teacher was trained on something else"
+    ),
     "tiny train set": Regime(size=0.4, about="the train set has 0.4 of the usual size"),
     "large train set": Regime(size=4.0, about="the train set has 4 times the usual size"),
     "huge train set": Regime(size=10.0, about="the train set has 10 times the usual size"),
 }
 
 
-def label_of(
-    regime: str,
-) -> str:
+def label_of(regime):
     """The label of a regime in the names of units.
 
     Args:
@@ -277,7 +280,10 @@ class Sizes(NamedTuple):
     hidden: int
 
 
-SIZES = {"digits": Sizes(60, 100, 100, 16), **dict.fromkeys(["fashion-mnist", "reduced-cifar10"], Sizes(500, 500, 2000, 64))}
+SIZES = {
+    "digits": Sizes(60, 100, 100, 16),
+    **dict.fromkeys(["fashion-mnist", "reduced-cifar10"], Sizes(500, 500, 2000, 64)),
+}
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #bb142994
 def _teacher_logits(model, x, y, epochs, seed, asked):
@@ -294,8 +300,10 @@ def _digits(answers=None):
     train, validation, test, teacher = data.digits(0, train=700, validation=200, teacher=500)
     x, y = np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y])
     turned = np.rot90(teacher.x, axes=(1, 2)).copy()
-    answers = answers or [_teacher_logits(mlp((8, 8, 1), (64,), 10, 7), teacher.x, teacher.y, 30, 7, x),
-                          _teacher_logits(mlp((8, 8, 1), (64,), 10, 8), turned, teacher.y, 30, 8, x)]
+    answers = answers or [
+        _teacher_logits(mlp((8, 8, 1), (64,), 10, 7), teacher.x, teacher.y, 30, 7, x),
+        _teacher_logits(mlp((8, 8, 1), (64,), 10, 8), turned, teacher.y, 30, 8, x),
+    ]
     return Pool(x, y, *answers, test.x, test.y)
 
 
@@ -306,8 +314,10 @@ def _fashion_mnist(answers=None):
     if not answers:
         numbers, which, *_ = _prepared("mnist")
         nets = [mlp((28, 28, 1), (256,), 10, seed) for seed in (7, 8)]
-        answers = [_teacher_logits(nets[0], x[40_000:], y[40_000:], 12, 7, x[:40_000]),
-                   _teacher_logits(nets[1], numbers[:20_000], which[:20_000], 6, 8, x[:40_000])]
+        answers = [
+            _teacher_logits(nets[0], x[40_000:], y[40_000:], 12, 7, x[:40_000]),
+            _teacher_logits(nets[1], numbers[:20_000], which[:20_000], 6, 8, x[:40_000]),
+        ]
     return Pool(x[:40_000], y[:40_000], *answers, x_test, y_test)
 
 
@@ -318,7 +328,9 @@ def _prepared(name):
     return x, y, x_test, y_test
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #aa24f86a
-_CHANNELS = np.float32([[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]) / 255  # CIFAR-10's mean and deviation
+_CHANNELS = (
+    np.float32([[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]) / 255
+)  # CIFAR-10's mean and deviation
 
 
 def _half(x):
@@ -331,25 +343,24 @@ def _reduced_cifar10(answers=None):
     from distillnb.models import mlp, paper_teacher
 
     x, y, x_test, y_test = _prepared("cifar10")
-    students, others, test = ((part - _CHANNELS[0]) / _CHANNELS[1] for part in (x[:12_800], x[12_800:42_800], x_test))
+    students, others, test = (
+        (part - _CHANNELS[0]) / _CHANNELS[1] for part in (x[:12_800], x[12_800:42_800], x_test)
+    )
     if not answers:
         clothes, which, *_ = _prepared("fashion-mnist")
         grey = x[:12_800, 2:30, 2:30].mean(-1, keepdims=True)
         nets = paper_teacher((32, 32, 3), 10, 7), mlp((28, 28, 1), (256,), 10, 7)
-        answers = [_teacher_logits(nets[0], others, y[12_800:42_800], 7, 7, students),
-                   _teacher_logits(nets[1], clothes[40_000:], which[40_000:], 4, 7, grey)]
+        answers = [
+            _teacher_logits(nets[0], others, y[12_800:42_800], 7, 7, students),
+            _teacher_logits(nets[1], clothes[40_000:], which[40_000:], 4, 7, grey),
+        ]
     return Pool(_half(students), y[:12_800], *answers, _half(test), y_test)
 
 
 POOLS = {"digits": _digits, "fashion-mnist": _fashion_mnist, "reduced-cifar10": _reduced_cifar10}
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #605ae754
-def sample_splits(
-    pool: Pool,
-    sizes: Sizes,
-    regime: str,
-    seeds: list,
-) -> tuple:
+def sample_splits(pool, sizes, regime, seeds):
     """The splits of a regime.
 
     Args:
@@ -359,7 +370,8 @@ def sample_splits(
         seeds: R integers; each samples in its own way.
 
     Returns:
-        Train set as the regime has corrupted it, validation set and development split: dicts of arrays [R, N, ...].
+        Train set as the regime has corrupted it, validation set and development split: dicts of
+        arrays [R, N, ...].
 
     Raises:
         ValueError: If the pool is too small.
@@ -367,9 +379,14 @@ def sample_splits(
     wrong = SUITE[regime]
     ends = np.cumsum([sizes.development, sizes.validation, round(wrong.size * sizes.train)])
     if ends[-1] > len(pool.y):
-        raise ValueError(f"regime {regime!r} takes {ends[-1]} images, the pool has {len(pool.y)}; make the sizes smaller")
+        raise ValueError(
+            f"regime {regime!r} takes {ends[-1]} images, the pool has {len(pool.y)}; "
+            "make the sizes smaller"
+        )
     mixed = [_stream(seed, "deal").permutation(len(pool.y)) for seed in seeds]
-    development, validation, train = (np.stack(part) for part in zip(*(np.split(m, ends)[:3] for m in mixed), strict=True))
+    development, validation, train = (
+        np.stack(part) for part in zip(*(np.split(m, ends)[:3] for m in mixed), strict=True)
+    )
     logits = (pool.out_of_domain if wrong.out_of_domain else pool.teacher)[train]
     learned = {"x": pool.x[train], "y": pool.y[train], "teacher_logits": logits}
     looked_at = [{"x": pool.x[rows], "y": pool.y[rows]} for rows in (validation, development)]
@@ -381,10 +398,7 @@ TRIALS = 3  # of a search
 
 
 @lru_cache
-def suite_student(
-    shape: tuple,
-    hidden: int,
-) -> Callable:
+def suite_student(shape, hidden):
     """The student of a suite.
 
     Args:
@@ -407,29 +421,22 @@ def _inner_optimizer(steps):
 
 
 @lru_cache
-def suite_outer(
-    method: str,
-) -> Any:
+def suite_outer(method):
     """The outer optimizer of a suite's method.
 
     Args:
         method: A name in SUITE_METHODS.
 
     Returns:
-        Adam, whose rate falls by the number of hypergradients: for `lines`, which takes few, five times as fast.
+        Adam, whose rate falls by the number of hypergradients: for `lines`, which takes few, five
+        times as fast.
     """
     from distillnb.optimizers import adam
 
     return adam(exponential_decay(steps=20.0 if method == "lines" else 100.0))
 
 
-def suite_task(
-    pool: Pool,
-    sizes: Sizes,
-    regime: str,
-    seeds: list,
-    steps: int,
-) -> tasks.Task:
+def suite_task(pool, sizes, regime, seeds, steps):
     """A regime as a task; FIXED_NORMALIZED and LEARNED get the logits at one scale.
 
     Args:
@@ -452,20 +459,32 @@ def suite_task(
         return (normalized if method in (*FIXED_NORMALIZED, *LEARNED) else train), validation
 
     return tasks.Task(
-        seeds, suite_student(pool.x.shape[1:], sizes.hidden), _given, fixed=FIXED["half-4"], tolerance=0.5,
-        starts=[(0.457, 0.457, 4.0)] * len(seeds), drawn=[], bounds=((0.0, 1.0), (0.0, 1.0), (0.1, 20.0)),
-        coordinates=mixture(), outer=suite_outer("gradient"), steps=steps, optimizer=_inner_optimizer(steps), trials=TRIALS,
-        batch_sizes=tuple(min(64, split["y"].shape[1]) for split in (train, validation)), t_squared=True,
-        log_every=max(1, steps // 5))
+        seeds,
+        suite_student(pool.x.shape[1:], sizes.hidden),
+        _given,
+        fixed=FIXED["half-4"],
+        tolerance=0.5,
+        starts=[(0.457, 0.457, 4.0)] * len(seeds),
+        drawn=[],
+        bounds=((0.0, 1.0), (0.0, 1.0), (0.1, 20.0)),
+        coordinates=mixture(),
+        outer=suite_outer("gradient"),
+        steps=steps,
+        optimizer=_inner_optimizer(steps),
+        trials=TRIALS,
+        batch_sizes=tuple(min(64, split["y"].shape[1]) for split in (train, validation)),
+        t_squared=True,
+        log_every=max(1, steps // 5),
+    )
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #3a730916
 def _table(records):
-    return {(record["regime"], record["method"]): np.array(record["accuracy"]) for record in records}
+    return {
+        (record["regime"], record["method"]): np.array(record["accuracy"]) for record in records
+    }
 
 
-def hindsight(
-    records: list,
-) -> dict:
+def hindsight(records):
     """The best of the ten fixed settings in each regime, chosen after the fact.
 
     Args:
@@ -482,10 +501,7 @@ def hindsight(
     return best
 
 
-def overall(
-    records: list,
-    ours: str = "gradient",
-) -> list:
+def overall(records, ours="gradient"):
     """How the methods of a suite compare over all regimes.
 
     Args:
@@ -493,32 +509,45 @@ def overall(
         ours: The method whose gain over the others is tested, in pairs.
 
     Returns:
-        One dict for each method, best first: mean and deviation over seeds of the mean over regimes, the gain of `ours`,
-        the largest shortfall behind the best fixed setting, and the cost in plain trainings and seconds.
+        One dict for each method, best first: mean and deviation over seeds of the mean over
+        regimes, the gain of `ours`,
+        the largest shortfall behind the best fixed setting, and the cost in plain trainings and
+        seconds.
     """
     from distillnb.tables import paired
 
     table, best = _table(records), hindsight(records)
-    mean = {m: np.mean([table[regime, m] for regime in best], 0) for m in dict.fromkeys(m for _, m in table)}
+    mean = {
+        m: np.mean([table[regime, m] for regime in best], 0)
+        for m in dict.fromkeys(m for _, m in table)
+    }
     length, rows = min(r["steps"] for r in records), []
     for m, of in mean.items():
         own = [r for r in records if r["method"] == m]
-        spent = {key: float(np.mean([r[key] for r in own])) for key in ("steps", "hypergradients", "seconds")}
+        spent = {
+            key: float(np.mean([r[key] for r in own]))
+            for key in ("steps", "hypergradients", "seconds")
+        }
         gap = {regime: float(table[regime, m].mean()) - top for regime, (_, top) in best.items()}
         gain = {} if m == ours else paired(mean[ours], of)
-        rows.append({
-            "method": m, "n": len(of), "accuracy": float(of.mean()), "sd": float(of.std(ddof=min(1, len(of) - 1))), **gain,
-            "worst": min(gap, key=gap.get), "gap": min(gap.values()),
-            "plain_runs": (spent["steps"] + 5 / 3 * spent["hypergradients"]) / length, "seconds": spent["seconds"],
-            "diverged": sum(why is not None for r in own for why in r["stopped"]),
-        })
+        rows.append(
+            {
+                "method": m,
+                "n": len(of),
+                "accuracy": float(of.mean()),
+                "sd": float(of.std(ddof=min(1, len(of) - 1))),
+                **gain,
+                "worst": min(gap, key=gap.get),
+                "gap": min(gap.values()),
+                "plain_runs": (spent["steps"] + 5 / 3 * spent["hypergradients"]) / length,
+                "seconds": spent["seconds"],
+                "diverged": sum(why is not None for r in own for why in r["stopped"]),
+            }
+        )
     return sorted(rows, key=lambda row: -row["accuracy"])
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #8419fc6f
-def markdown_overall(
-    rows: list,
-    ours: str = "gradient",
-) -> str:
+def markdown_overall(rows, ours="gradient"):
     """The comparison over all regimes as a table, in percent.
 
     Args:
@@ -528,7 +557,15 @@ def markdown_overall(
     Returns:
         A Markdown table.
     """
-    head = ["method", "mean accuracy, %", f"gain of {ours}, points", "p", "furthest behind, points", "plain runs", "seconds"]
+    head = [
+        "method",
+        "mean accuracy, %",
+        f"gain of {ours}, points",
+        "p",
+        "furthest behind, points",
+        "plain runs",
+        "seconds",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for r in rows:
         gain = "" if r.get("gain") is None else f"{100 * r['gain']:+.1f}"
@@ -536,16 +573,17 @@ def markdown_overall(
             gain += f" ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})"
         p = "" if r.get("p") is None else f"{r['p']:.0e}" if r["p"] < 0.001 else f"{r['p']:.3f}"
         diverged = f", {r['diverged']} diverged" if r["diverged"] else ""
-        lines.append(f"| {r['method']} | {100 * r['accuracy']:.1f} ± {100 * r['sd']:.1f}{diverged} | {gain} | {p} | "
-                     f"{100 * r['gap']:+.1f} ({r['worst']}) | {r['plain_runs']:.2f} | {r['seconds']:.1f} |")
+        lines.append(
+            f"| {r['method']} | {100 * r['accuracy']:.1f} ± {100 * r['sd']:.1f}{diverged} "
+            f"| {gain} | {p} | "
+            f"{100 * r['gap']:+.1f} ({r['worst']}) | {r['plain_runs']:.2f} | {r['seconds']:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def markdown_regimes(
-    records: list,
-    methods: tuple = (*LEARNED, "lines+fallback"),
-) -> str:
-    """A suite regime by regime: the best setting in hindsight, and methods with their distance to it, in percent.
+def markdown_regimes(records, methods=(*LEARNED, "lines+fallback")):
+    """A suite regime by regime: the best setting in hindsight, and methods with their distance to
+    it, in percent.
 
     Args:
         records: Of a suite.
@@ -556,16 +594,20 @@ def markdown_regimes(
     """
     table, best = _table(records), hindsight(records)
     methods = [m for m in methods if any(m == there for _, there in table)]
-    lines = ["| regime | best in hindsight | " + " | ".join(methods) + " |", "|---|---:" + "|---:" * len(methods) + "|"]
+    lines = [
+        "| regime | best in hindsight | " + " | ".join(methods) + " |",
+        "|---|---:" + "|---:" * len(methods) + "|",
+    ]
     for regime, (who, top) in best.items():
-        shown = [f"{100 * table[regime, m].mean():.1f} ({100 * (table[regime, m].mean() - top):+.1f})" for m in methods]
+        shown = [
+            f"{100 * table[regime, m].mean():.1f} ({100 * (table[regime, m].mean() - top):+.1f})"
+            for m in methods
+        ]
         lines.append(f"| {regime} | {who} {100 * top:.1f} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
-def markdown_suite(
-    records: list,
-) -> str:
+def markdown_suite(records):
     """Both tables of a suite, and what its names mean.
 
     Args:
@@ -583,8 +625,10 @@ def markdown_suite(
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #fdf969e4
 SHOWN = {  # label, colour, marker, size, shift from the row
-    "random-search": ("random search", "GREEN", "D", 14, -0.3), "gradient": ("gradient", "BLUE", "o", 22, -0.15),
-    "lines": ("lines", "ORANGE", "s", 18, 0.15), "lines+fallback": ("lines + fallback", "VERMILLION", "*", 50, 0.3),
+    "random-search": ("random search", "GREEN", "D", 14, -0.3),
+    "gradient": ("gradient", "BLUE", "o", 22, -0.15),
+    "lines": ("lines", "ORANGE", "s", 18, 0.15),
+    "lines+fallback": ("lines + fallback", "VERMILLION", "*", 50, 0.3),
 }
 
 
@@ -593,18 +637,34 @@ def _panel(ax, table, names, figures):
     for row, regime in enumerate(names):
         values = [table[regime, m].mean() for m in settings]
         ax.plot([min(values), max(values)], [row, row], color="#DDDDDD", lw=1, zorder=1)
-        ax.scatter(values, [row] * len(values), s=14, color=figures.GREY, lw=0, zorder=2, label=None if row else "fixed settings")
+        ax.scatter(
+            values,
+            [row] * len(values),
+            s=14,
+            color=figures.GREY,
+            lw=0,
+            zorder=2,
+            label=None if row else "fixed settings",
+        )
     for method, (label, colour, marker, size, shift) in SHOWN.items():
         if (names[0], method) in table:
-            means, look = [table[regime, method].mean() for regime in names], {"marker": marker, "s": size, "label": label}
-            ax.scatter(means, np.arange(len(names)) + shift, color=getattr(figures, colour), **look, lw=0, zorder=3)
+            means, look = (
+                [table[regime, method].mean() for regime in names],
+                {"marker": marker, "s": size, "label": label},
+            )
+            ax.scatter(
+                means,
+                np.arange(len(names)) + shift,
+                color=getattr(figures, colour),
+                **look,
+                lw=0,
+                zorder=3,
+            )
     ax.set_yticks(range(len(names)), labels=names)
     ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def draw_suite(
-    suites: dict,
-) -> Any:
+def draw_suite(suites):
     """Accuracy in each regime: fixed settings in grey, what adapts in colour.
 
     Args:
@@ -622,6 +682,13 @@ def draw_suite(
         for ax, (title, records) in zip(panels, suites.items(), strict=True):
             _panel(ax, _table(records), list(hindsight(records)), figures)
             split = {"test": "test set", "development": "development split"}[records[0]["split"]]
-            ax.set(title=f"{title}, {len(records[0]['seeds'])} seeds", xlabel=f"accuracy on the {split}")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + 2 * len(suites))
+            ax.set(
+                title=f"{title}, {len(records[0]['seeds'])} seeds",
+                xlabel=f"accuracy on the {split}",
+            )
+        figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=1 + 2 * len(suites),
+        )
     return figure

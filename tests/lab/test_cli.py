@@ -14,10 +14,14 @@ COMMAND = "import sys; from distillnb.lab.cli import main; sys.exit(main())"
 
 def distillnb(*words, before="", cwd):
     "Run the command in a fresh Python, away from the repository; `before` is code that runs first."
-    return subprocess.run([sys.executable, "-c", before + COMMAND, *words], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", before + COMMAND, *words], cwd=cwd, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("line", ["--version", "--help", "list", "run --help", "suite --help", "table --help"])
+@pytest.mark.parametrize(
+    "line", ["--version", "--help", "list", "run --help", "suite --help", "table --help"]
+)
 def test_information_goes_to_the_output(line, tmp_path):
     result = distillnb(*line.split(), cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout
@@ -46,7 +50,11 @@ def test_information_goes_to_the_output(line, tmp_path):
 def test_bad_usage_is_one_line_and_2(line, cure, tmp_path):
     result = distillnb(*line.split(), cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("distillnb: ") and result.stderr.count("\n") == 1 and cure in result.stderr
+    assert (
+        result.stderr.startswith("distillnb: ")
+        and result.stderr.count("\n") == 1
+        and cure in result.stderr
+    )
     assert not list(tmp_path.iterdir()), "bad usage must not leave anything behind"
 
 
@@ -55,12 +63,27 @@ def test_no_command_shows_the_help_and_fails(tmp_path):
     assert result.returncode == 2 and "examples:" in result.stderr
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "list", "run --help", "run sinthetic", "suite nothing", "table nowhere"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        "--version",
+        "list",
+        "run --help",
+        "run sinthetic",
+        "suite nothing",
+        "table nowhere",
+    ],
+)
 def test_nothing_heavy_is_loaded_without_need(line, tmp_path):
     code = f"from distillnb.lab.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
-    assert not {"tensorflow", "keras", "matplotlib", "sklearn", "optuna"} & set(result.stderr.split())
+    assert not {"tensorflow", "keras", "matplotlib", "sklearn", "optuna"} & set(
+        result.stderr.split()
+    )
 
 
 def test_a_run_from_beginning_to_end(tmp_path):
@@ -69,11 +92,24 @@ def test_a_run_from_beginning_to_end(tmp_path):
     result = distillnb(*run, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     left = {path.name for path in (tmp_path / "here/now").iterdir()}
-    assert left >= {"records.jsonl", "environment.json", "table.csv", "table.md", "by-method.png", "cost.png"}
-    records = [json.loads(row) for row in (tmp_path / "here/now/records.jsonl").read_text().splitlines()]
-    assert [(r["method"], r["seed"]) for r in records] == [(m, s) for m in ("none", "gradient") for s in (0, 1)]
+    assert left >= {
+        "records.jsonl",
+        "environment.json",
+        "table.csv",
+        "table.md",
+        "by-method.png",
+        "cost.png",
+    }
+    records = [
+        json.loads(row) for row in (tmp_path / "here/now/records.jsonl").read_text().splitlines()
+    ]
+    assert [(r["method"], r["seed"]) for r in records] == [
+        (m, s) for m in ("none", "gradient") for s in (0, 1)
+    ]
 
-    before = {path: path.read_bytes() for path in (tmp_path / "here/now").iterdir() if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in (tmp_path / "here/now").iterdir() if path.is_file()
+    }
     table = distillnb("table", "here/now", cwd=tmp_path)
     assert (table.returncode, table.stderr) == (0, "") and table.stdout.strip() in result.stdout
     plot = distillnb("plot", "here/now", cwd=tmp_path)
@@ -81,12 +117,17 @@ def test_a_run_from_beginning_to_end(tmp_path):
     assert before == {path: path.read_bytes() for path in before}
 
 
-@pytest.mark.parametrize("text", ["not JSON", '{"method": "none"', "{}", "[1, 2]", '{"suite": "digits", "method": "lines"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["not JSON", '{"method": "none"', "{}", "[1, 2]", '{"suite": "digits", "method": "lines"}'],
+)
 @pytest.mark.parametrize("command", ["table", "plot"])
 def test_damaged_records_are_bad_values(text, command, tmp_path):
     (tmp_path / "records.jsonl").write_text(text + "\n")
     result = distillnb(command, ".", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1, result.stderr
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1, (
+        result.stderr
+    )
 
 
 def test_a_folder_that_cannot_be_made_fails_before_the_work(tmp_path):
@@ -99,9 +140,15 @@ def test_a_folder_that_cannot_be_made_fails_before_the_work(tmp_path):
 @pytest.mark.parametrize("package", ["matplotlib", "optuna", "tqdm"])
 def test_a_missing_package_is_one_line_with_the_cure(package, tmp_path):
     before = f"import sys; sys.modules[{package!r}] = None\n"
-    result = distillnb(*"run synthetic --scale smoke --methods tpe --seeds 1".split(), before=before, cwd=tmp_path)
+    result = distillnb(
+        *"run synthetic --scale smoke --methods tpe --seeds 1".split(), before=before, cwd=tmp_path
+    )
     assert (result.returncode, result.stdout) == (1, "")
-    assert package in result.stderr and "distillnb[experiments]" in result.stderr and result.stderr.count("\n") == 1
+    assert (
+        package in result.stderr
+        and "distillnb[experiments]" in result.stderr
+        and result.stderr.count("\n") == 1
+    )
 
 
 FAKE = """
@@ -116,7 +163,11 @@ experiments.run_experiment = run_experiment
 
 def test_a_fault_of_ours_is_shown_in_full(tmp_path):
     result = distillnb("run", "synthetic", before=FAKE.format(body="return 1 / 0"), cwd=tmp_path)
-    assert result.returncode == 1 and "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
+    assert (
+        result.returncode == 1
+        and "Traceback" in result.stderr
+        and "ZeroDivisionError" in result.stderr
+    )
 
 
 def hear_ctrl_c():
@@ -128,12 +179,17 @@ def hear_ctrl_c():
 def test_ctrl_c_is_one_line_and_130(tmp_path):
     code = FAKE.format(body="print('begun', flush=True); time.sleep(60)") + COMMAND
     command = [sys.executable, "-c", code, "run", "synthetic"]
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
+    options = dict(
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     with subprocess.Popen(command, cwd=tmp_path, **options) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "distillnb: stopped by Ctrl-C; the same command with --resume goes on from here\n")
+    assert (process.returncode, said) == (
+        130,
+        "distillnb: stopped by Ctrl-C; the same command with --resume goes on from here\n",
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -143,7 +199,9 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
     assert distillnb(*run, "whole", cwd=tmp_path).returncode == 0
     for finished in (1, 3, 5):
         command = [sys.executable, "-c", COMMAND, *run, "torn"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
             journal = tmp_path / "torn/journal"
             while not (journal.exists() and journal.read_bytes().count(b"\n") >= finished):
                 assert process.poll() is None, "it ended before it could be killed"
@@ -151,15 +209,19 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
             time.sleep(0.3 * (finished == 3))
             process.send_signal(signal.SIGKILL)
     assert distillnb(*run, "torn", cwd=tmp_path).returncode == 0
-    whole, torn = ([json.loads(line) for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
-                   for name in ("whole", "torn"))
+    whole, torn = (
+        [json.loads(line) for line in (tmp_path / name / "records.jsonl").read_text().splitlines()]
+        for name in ("whole", "torn")
+    )
     assert [r | {"seconds": 0} for r in whole] == [r | {"seconds": 0} for r in torn]
 
     def newest(name):
         states = sorted((tmp_path / name / "states").glob("*.npz"))
         return {path.stem.rpartition("-")[0]: path.read_bytes() for path in states}
 
-    assert newest("whole") == newest("torn") and len(newest("whole")) == 2 + 3 + 3  # a teacher and its table, students
+    assert (
+        newest("whole") == newest("torn") and len(newest("whole")) == 2 + 3 + 3
+    )  # a teacher and its table, students
 
 
 def test_a_run_is_not_overwritten(tmp_path):

@@ -32,14 +32,18 @@ def hear_ctrl_c():
 def begin(*words, cwd):
     "Start the command and do not wait for it. Whoever starts the tests in the background has Ctrl-C ignored: undo that."
     options = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, "-c", COMMAND, *words], cwd=cwd, preexec_fn=hear_ctrl_c, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words], cwd=cwd, preexec_fn=hear_ctrl_c, **options
+    )
 
 
 def wait_for(found, process=None, seconds=300):
     "Ask until there is an answer that is true, and return it."
     end = time.monotonic() + seconds
     while not (answer := found()):
-        assert process is None or process.poll() is None, f"it ended too early: {process.stderr.read()}"
+        assert process is None or process.poll() is None, (
+            f"it ended too early: {process.stderr.read()}"
+        )
         assert time.monotonic() < end, "nothing has come"
         time.sleep(0.02)
     return answer
@@ -63,7 +67,10 @@ def finished(folder):
 
 def left(folder):
     "What a run leaves and workers must not change: records without their seconds, students and teachers to the byte."
-    records = [json.loads(row) | {"seconds": 0} for row in (folder / "records.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(row) | {"seconds": 0}
+        for row in (folder / "records.jsonl").read_text().splitlines()
+    ]
     return records, {path.name: path.read_bytes() for path in (folder / "states").glob("*.npz")}
 
 
@@ -78,7 +85,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     result = distillnb(*RUN, "--out", "whole", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert set(finished(folder / "whole")) == set(DIGITS.units), "the plan has the units of the sequential run"
+    assert set(finished(folder / "whole")) == set(DIGITS.units), (
+        "the plan has the units of the sequential run"
+    )
     return left(folder / "whole")
 
 
@@ -96,18 +105,24 @@ def test_a_worker_is_killed(whole, tmp_path):
     assert_gone(family)
 
 
-@pytest.mark.parametrize(("sent", "further"), [(signal.SIGINT, []), (signal.SIGKILL, ["--workers", "2"])])
+@pytest.mark.parametrize(
+    ("sent", "further"), [(signal.SIGINT, []), (signal.SIGKILL, ["--workers", "2"])]
+)
 def test_the_driver_is_stopped(sent, further, whole, tmp_path):
     "By Ctrl-C, and the run goes on in one process; by a kill, and it goes on with workers."
     with begin(*RUN, "--workers", "2", "--out", "torn", cwd=tmp_path) as process:
         wait_for(lambda: len(finished(tmp_path / "torn")) >= 3, process)
         family = psutil.Process(process.pid).children(recursive=True)
-        agents = [p for p in family if "Agent" in p.name()]  # Ray's own, who look for their lost master for a minute
+        agents = [
+            p for p in family if "Agent" in p.name()
+        ]  # Ray's own, who look for their lost master for a minute
         process.send_signal(sent)
         _, said = process.communicate(timeout=60)
     assert_gone([p for p in family if p not in agents])
     if sent == signal.SIGINT:
-        assert (process.returncode, said.count("\n")) == (130, 1) and "--resume goes on" in said, said
+        assert (process.returncode, said.count("\n")) == (130, 1) and "--resume goes on" in said, (
+            said
+        )
     kept = finished(tmp_path / "torn")
     assert len(kept) < len(DIGITS.units), "it was to be stopped in the middle"
     result = distillnb(*RUN, *further, "--resume", "--out", "torn", cwd=tmp_path)
@@ -131,7 +146,9 @@ ray.shutdown()
 @pytest.fixture
 def address(tmp_path):
     "Where a Ray is that another process has started."
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    pipes = dict(
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     with subprocess.Popen([sys.executable, "-c", OTHER], cwd=tmp_path, **pipes) as process:
         yield process.stdout.readline().strip()
         family = psutil.Process(process.pid).children(recursive=True)
@@ -141,7 +158,10 @@ def address(tmp_path):
 
 def test_a_ray_that_runs(address, tmp_path):
     "Several groups of seeds, each with a convolutional student, in the processes of a Ray of somebody else."
-    if not (os.environ.get("DISTILLNB_DATA") and os.path.isdir(f"{os.environ['DISTILLNB_DATA']}/fashion-mnist")):
+    if not (
+        os.environ.get("DISTILLNB_DATA")
+        and os.path.isdir(f"{os.environ['DISTILLNB_DATA']}/fashion-mnist")
+    ):
         pytest.skip("needs the images of Fashion-MNIST")
     run = "run fashion-mnist --scale smoke --seeds 2 --methods none fixed".split()
     for out, further in (("alone", []), ("joined", ["--ray", address])):
@@ -151,17 +171,22 @@ def test_a_ray_that_runs(address, tmp_path):
     assert len(left(tmp_path / "joined")[0]) == 4
 
 
+SMALL = """
+from functools import partial
+from distillnb.lab import experiments
+experiments.run_suite = partial(experiments.run_suite, names=["both 40 %"], steps=20)
+"""
+
+
 def test_a_suite_on_workers_is_the_same_and_may_go_on_without(tmp_path):
-    suite = "suite digits --seeds 1 --methods labels lines".split()
-    alone, shared = (distillnb(*suite, *further, "--out", out, cwd=tmp_path)
-                     for out, further in (("alone", []), ("shared", ["--workers", "2"])))
-    assert (alone.returncode, alone.stderr, shared.returncode, shared.stderr) == (0, "", 0, "")
-    records = [[json.loads(row) | {"seconds": 0} for row in (tmp_path / out / "records.jsonl").read_text().splitlines()]
-               for out in ("alone", "shared")]
-    assert records[0] == records[1] and len(records[0]) == 2 * 12
-    assert left(tmp_path / "alone")[1] == left(tmp_path / "shared")[1]
-    again = distillnb(*suite, "--resume", "--out", "shared", cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, shared.stdout)
+    suite = "suite digits --seeds 1 --methods labels half-normalized tpe".split()
+    said = []
+    for out, further in (("alone", []), ("shared", ["--workers", "2"]), ("shared", ["--resume"])):
+        result = distillnb(*suite, *further, "--out", out, cwd=tmp_path, before=SMALL)
+        assert (result.returncode, result.stderr) == (0, "")
+        said.append(result.stdout)
+    assert left(tmp_path / "alone") == left(tmp_path / "shared")
+    assert len(left(tmp_path / "shared")[0]) == 3 and said[1] == said[2]
 
 
 UNLUCKY = """
@@ -189,11 +214,15 @@ for bad in (wrong, lambda store: os.abort()):
 
 def test_errors_of_a_training_and_a_unit_that_kills_every_worker(tmp_path):
     "The one arrives as itself, the other is given up; what was finished before is kept."
-    result = subprocess.run([sys.executable, "-c", UNLUCKY], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", UNLUCKY], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, "")
     raised, lost = result.stdout.splitlines()
     assert raised == "FileNotFoundError no images here; download them 1"
-    assert lost.startswith("ConnectionError unit bad was lost for good") and lost.endswith("resume 1")
+    assert lost.startswith("ConnectionError unit bad was lost for good") and lost.endswith(
+        "resume 1"
+    )
 
 
 def test_ray_is_missing(tmp_path):
@@ -222,5 +251,7 @@ def test_bad_places_are_one_line(words, code, cure, tmp_path):
 def test_without_the_options_ray_is_not_loaded(tmp_path):
     run = "run synthetic --scale smoke --seeds 1 --methods none".split()
     code = f"from distillnb.lab.cli import main; import sys; assert main({run}) == 0; assert 'ray' not in sys.modules"
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr

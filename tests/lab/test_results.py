@@ -34,12 +34,20 @@ def test_suites_have_their_records_and_tables_say_what_they_say(folder):
     from distillnb.tables import read_records
 
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    assert not {"command", "versions", "seeds", "threads", "regimes", "methods"} - environment.keys()
+    assert (
+        not {"command", "versions", "seeds", "threads", "regimes", "methods"} - environment.keys()
+    )
     records = read_records(folder)
     assert all(record["seeds"] == environment["seeds"] for record in records)
-    there, wanted = {(r["regime"], r["method"]) for r in records}, (environment["regimes"], environment["methods"])
+    there, wanted = (
+        {(r["regime"], r["method"]) for r in records},
+        (environment["regimes"], environment["methods"]),
+    )
     assert there.issuperset((regime, method) for regime in wanted[0] for method in wanted[1])
-    assert all(record["split"] == ("development" if folder.name.endswith("development") else "test") for record in records)
+    assert all(
+        record["split"] == ("development" if folder.name.endswith("development") else "test")
+        for record in records
+    )
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown_suite(records)
     assert (folder / "suite.png").exists()
 
@@ -69,7 +77,9 @@ def test_tables_are_what_the_records_say(folder):
         accuracy = np.array([record["accuracy"] for record in runs], float)
         np.testing.assert_allclose(float(row["accuracy_mean"]), accuracy.mean(), rtol=0, atol=6e-5)
         spreads = [accuracy.std(ddof=d) for d in (0, 1) if len(runs) > d]
-        assert min(abs(float(row["accuracy_sd"]) - s) for s in spreads) < 6e-5, f"accuracy_sd of {row['method']}"
+        assert min(abs(float(row["accuracy_sd"]) - s) for s in spreads) < 6e-5, (
+            f"accuracy_sd of {row['method']}"
+        )
 
 
 def test_every_figure_and_table_has_records_beside_it():
@@ -80,7 +90,9 @@ def test_every_figure_and_table_has_records_beside_it():
     }
     for folder in folders:
         for name in ("records.jsonl", "environment.json"):
-            assert (folder / name).exists(), f"results/{folder.name} shows something but has no {name}"
+            assert (folder / name).exists(), (
+                f"results/{folder.name} shows something but has no {name}"
+            )
 
 
 COMMAND = "import sys; from distillnb.lab.cli import main; sys.exit(main())"
