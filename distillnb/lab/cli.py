@@ -11,18 +11,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/reference/cli.ipynb #cb32d018
-def one_of(
-    kind: str,
-    name: str,
-    known: Iterable[str],
-) -> str:
+def one_of(kind, name, known):
     """The name itself, if it is known.
 
     Args:
@@ -44,36 +40,33 @@ def one_of(
     raise ValueError(f"there is no {kind} {name!r}; {perhaps}there is: {', '.join(known)}")
 
 # %% ../../nbs/reference/cli.ipynb #ddad9c13
-ABOUT = "Learn how much to listen to the teacher: knowledge distillation with learned weights and temperature."
+ABOUT = "Knowledge distillation that learns the weights of labels and teacher, and the temperature."
 HELP = """\
 examples:
   distillnb list                                      what there is to run
   distillnb run synthetic                             the slides' experiment, in less than a minute
   distillnb run synthetic --protocol authors --out runs/authors
-  distillnb run fashion-mnist --methods none fixed gradient lines --seeds 2 --resume   begin, or go on after a stop or a kill
-  distillnb run digits --workers 4                    in four processes; the numbers are the same to the bit
-  distillnb suite digits --workers 2                  twelve regimes, where nobody knows what is wrong
+  distillnb run fashion-mnist --methods none,lines --resume   begin, or go on after a stop or a kill
+  distillnb run digits --workers 4                    in four processes, with the same numbers
+  distillnb suite digits --workers 2                  where nobody knows what is wrong
   distillnb plot runs/synthetic                       its figures again
-  distillnb bench --quick --json bench.json           what a hypergradient costs here, in a minute or two
+  distillnb bench --quick --json bench.json           what a hypergradient costs here
 
-what `run` and `suite` leave in their folder (runs/NAME and runs/suite-NAME unless --out says otherwise):
-  records.jsonl         one JSON object for each run or, of a suite, for each regime and method: what it reached, what it cost
+what they leave in their folder (runs/NAME, runs/suite-NAME or --out):
+  records.jsonl         one JSON object for each run (suite: for each regime and method)
   environment.json      the command, versions, seeds and threads
-  table.csv, table.md   mean and standard deviation over runs, by method (of a suite: table.md, by regime, too)
+  table.csv, table.md   mean and standard deviation by method (suite: table.md, also by regime)
   *.png                 every figure that these records can feed
 
 exit codes: 0 done, 1 failed, 2 asked for something that does not exist, 130 stopped by Ctrl-C
 """
 COMMANDS = {
-    "run": "train the students of one experiment with every method; write records, table and "
-    "figures",
-    "suite": "every method in twelve regimes, where labels or teachers are bad; write records, "
-    "tables and a figure",
+    "run": "train one experiment's students with every method; write records, table, figures",
+    "suite": "every method where labels or teachers are bad; write records, tables, a figure",
     "table": "print the table of a folder again, and write it beside the records",
     "plot": "draw the figures of a folder again, beside the records",
     "bench": "time the routes to a hypergradient on this machine, in plain training steps",
-    "list": "list experiments, protocols, scales, suites, regimes and methods, and what each of "
-    "them is",
+    "list": "list experiments, methods, protocols, scales, suites and regimes",
 }
 
 # %% ../../nbs/reference/cli.ipynb #f10906b4
@@ -82,11 +75,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_help_shape, **options)
 
     def error(self, message):
-        """Bad usage is an exception like any other bad value.
-
-        Raises:
-            ValueError
-        """
+        "Bad usage is an exception like any other bad value. Raises ValueError."
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
@@ -128,8 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "--scale",
         default="laptop",
         metavar="smoke|laptop|paper",
-        help="smoke: seconds, to see that it works; laptop: minutes (default); paper: as long as "
-        "it takes",
+        help="smoke: seconds, to try it; laptop: minutes (default); paper: as long as it takes",
     )
     suite.add_argument("name", metavar="NAME", help="digits, fashion-mnist or reduced-cifar10")
     suite.add_argument(
@@ -144,15 +132,13 @@ def parser() -> argparse.ArgumentParser:
             type=_count,
             metavar="N",
             dest="where",
-            help="train in N processes of this machine (needs Ray; default: in this one process, "
-            "without Ray)",
+            help="train in N processes of this machine (needs Ray; default: in this one, without)",
         )
         where.add_argument(
             "--ray",
             metavar="HOST:PORT",
             dest="where",
-            help="train on the machines of a Ray that runs, each with this distillnb and the "
-            "data; auto: find it",
+            help="train on the machines of a Ray that runs, each with distillnb and data, or auto",
         )
         command.add_argument(
             "--methods",
@@ -422,9 +408,7 @@ def _obey(words):
     return 0
 
 # %% ../../nbs/reference/cli.ipynb #058e19c4
-def main(
-    argv: Sequence[str] | None = None,
-) -> int:
+def main(argv=None):
     """Run one command.
 
     Args:

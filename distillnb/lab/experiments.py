@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,11 +50,7 @@ class Plan(NamedTuple):
     evaluate: Callable
 
 
-def run_sequentially(
-    plan: Plan,
-    store: Store,
-    progress: bool = False,
-) -> None:
+def run_sequentially(plan, store, progress=False):
     """Train the units of a plan one after another, in this process.
 
     Args:
@@ -75,12 +71,7 @@ def run_sequentially(
             bar.update()
 
 
-def run_plan(
-    plan: Plan,
-    store: Store,
-    train: Callable = run_sequentially,
-    progress: bool = False,
-) -> list:
+def run_plan(plan, store, train=run_sequentially, progress=False):
     """Train all units of a plan, then evaluate once.
 
     Args:
@@ -149,10 +140,7 @@ class ExperimentConfiguration(NamedTuple):
             f"--seeds {len(self.seeds)} --methods {' '.join(self.methods)}"
         )
 
-    def teacher_unit(
-        self,
-        label: str,
-    ) -> str | None:
+    def teacher_unit(self, label):
         """The name of the unit that trains the teacher of a group.
 
         Where the teacher's data are nobody else's there is one teacher for all seeds. Where it
@@ -171,13 +159,7 @@ class ExperimentConfiguration(NamedTuple):
         return "teacher" if shared else f"teacher.{label}"
 
 
-def check_names(
-    name: str,
-    protocol: str,
-    scale: str,
-    methods: list | None,
-    seeds: int | None,
-) -> list:
+def check_names(name, protocol, scale, methods, seeds):
     """The methods that an experiment is to run.
 
     Args:
@@ -219,11 +201,7 @@ def check_names(
     return chosen
 
 # %% ../../nbs/reference/experiments.ipynb #1acb687b
-def get_teacher(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> Any:
+def get_teacher(store, configuration, label):
     """The teacher of a group, trained or found in the store.
 
     Args:
@@ -239,7 +217,6 @@ def get_teacher(
         OSError: If the store cannot be written.
     """
     from distillnb.distiller.teachers import TeacherLogits
-
     from distillnb.meta_updates import fixed
 
     name, scale, unit = (
@@ -265,11 +242,7 @@ def get_teacher(
     return TeacherLogits(*store.load(f"{unit}.table")[0])
 
 
-def get_task(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> tasks.Task:
+def get_task(store, configuration, label):
     """The task of a group of seeds, its teacher trained or found in the store.
 
     Args:
@@ -292,11 +265,7 @@ def get_task(
     return _kept("task", (label, repr(configuration)), _make)
 
 # %% ../../nbs/reference/experiments.ipynb #f3d7f09a
-def train_teacher(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-) -> None:
+def train_teacher(store, configuration, label):
     """Train the teacher of a group.
 
     Args:
@@ -310,13 +279,7 @@ def train_teacher(
     get_teacher(store, configuration, label)
 
 
-def train_student(
-    store: Store,
-    configuration: ExperimentConfiguration,
-    label: str,
-    method: str,
-    trials: int | None = None,
-) -> None:
+def train_student(store, configuration, label, method, trials=None):
     """Train one method of an experiment on one group of seeds.
 
     Args:
@@ -344,9 +307,7 @@ def _method_units(train, arguments, method, label, trials, needs):
     }
 
 
-def experiment_plan(
-    configuration: ExperimentConfiguration,
-) -> Plan:
+def experiment_plan(configuration):
     """The plan of an experiment. No image is read and no network built for it.
 
     Args:
@@ -371,10 +332,7 @@ def experiment_plan(
     return Plan(units, lambda store: evaluate_experiment(store, configuration))
 
 # %% ../../nbs/reference/experiments.ipynb #f1ca9d2a
-def evaluate_experiment(
-    store: Store,
-    configuration: ExperimentConfiguration,
-) -> list:
+def evaluate_experiment(store, configuration):
     """Evaluate every student of an experiment on the test set.
 
     Args:
@@ -417,9 +375,7 @@ def evaluate_experiment(
 
 
 def _best_trial(store, method, label, r):
-    """The unit whose student is a method's answer for replica r, and all units that were paid for
-    it.
-    """
+    "The unit that is a method's answer for replica r, and all units that were paid for it."
     if method not in lab_methods.SEARCHES:
         return f"{method}.{label}", [f"{method}.{label}"]
     units = [
@@ -440,9 +396,7 @@ def _test_accuracy(task, store, unit, r, test):
 
 
 def _bounds(parametrization):
-    """The least and the largest beta1, beta2 and T that parametrization can reach: where `project`
-    sends points far away.
-    """
+    "The least and the largest beta1, beta2 and T that parametrization can reach."
     import tensorflow as tf
 
     far = [tf.fill([len(parametrization.names)], end) for end in (-1e3, 1e3)]
@@ -509,16 +463,11 @@ class SuiteConfiguration(NamedTuple):
     def command(self) -> str:
         "The command that runs it."
         development = " --development" * self.development
-        return f"distillnb suite {self.suite}{development} --seeds {len(self.seeds)} --methods {' '.join(self.methods)}"
+        what = f"{self.suite}{development} --seeds {len(self.seeds)}"
+        return f"distillnb suite {what} --methods {' '.join(self.methods)}"
 
 
-def check_suite(
-    name: str,
-    names: list | None,
-    methods: list | None,
-    seeds: int,
-    steps: int,
-) -> tuple:
+def check_suite(name, names, methods, seeds, steps):
     """What a suite is to run.
 
     Args:
@@ -555,10 +504,7 @@ def check_suite(
     ]
 
 # %% ../../nbs/reference/experiments.ipynb #762dd118
-def get_pool(
-    store: Store,
-    name: str,
-) -> regimes.Pool:
+def get_pool(store, name):
     """The pool of a suite, with its teachers' answers trained or found in the store.
 
     Args:
@@ -586,10 +532,7 @@ def get_pool(
     )
 
 
-def train_teachers(
-    store: Store,
-    configuration: SuiteConfiguration,
-) -> None:
+def train_teachers(store, configuration):
     """Train the two teachers of a suite.
 
     Args:
@@ -602,13 +545,7 @@ def train_teachers(
     get_pool(store, configuration.suite)
 
 
-def train_in_regime(
-    store: Store,
-    configuration: SuiteConfiguration,
-    regime: str,
-    method: str,
-    trials: int | None = None,
-) -> None:
+def train_in_regime(store, configuration, regime, method, trials=None):
     """Train one method of a suite in one regime, all seeds stacked.
 
     Args:
@@ -631,9 +568,7 @@ def train_in_regime(
     lab_methods.train_method(task, store, method, regimes.label_of(regime), regimes.SUITE_PHASES)
 
 
-def suite_plan(
-    configuration: SuiteConfiguration,
-) -> Plan:
+def suite_plan(configuration):
     """The plan of a suite. No image is read and no network built for it.
 
     Args:
@@ -667,10 +602,7 @@ def _candidates(methods):
     return own | {m: parts for m, parts in lab_methods.BEST_OF.items() if there.issuperset(parts)}
 
 
-def evaluate_suite(
-    store: Store,
-    configuration: SuiteConfiguration,
-) -> list:
+def evaluate_suite(store, configuration):
     """Evaluate every student of a suite, on the test set or, of development seeds, on their
     development split.
 
@@ -727,7 +659,6 @@ def _validated(run):
 def _suite_accuracy(store, pool, sizes, best, held_out):
     "The accuracy of each seed's student, which is in the unit that `best` names for it."
     from distillnb.distiller.teachers import logits
-
     from distillnb.lab.models import accuracy
 
     student = regimes.suite_student(pool.x.shape[1:], sizes.hidden)(0)
@@ -741,9 +672,7 @@ def _suite_accuracy(store, pool, sizes, best, held_out):
 
 
 def _suite_cost(units, best, steps):
-    """What all of a method's trainings cost, and where its chosen runs ended, one value for each
-    seed.
-    """
+    "What all of a method's trainings cost, and where its chosen runs ended, for each seed."
     chosen = [unit["runs"][r] for r, unit in enumerate(best)]
     paid = {
         key: [sum(unit["runs"][r][key] for unit in units) for r in range(len(best))]
@@ -786,17 +715,17 @@ def _run(configuration, plan, out, resume, progress, environment, train):
 
 
 def run_experiment(
-    name: str,
-    protocol: str = "clean",
-    scale: str = "laptop",
-    methods: list | None = None,
-    seeds: int | None = None,
-    out: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    environment: dict | None = None,
-    train: Callable = run_sequentially,
-) -> list:
+    name,
+    protocol="clean",
+    scale="laptop",
+    methods=None,
+    seeds=None,
+    out=None,
+    resume=False,
+    progress=True,
+    environment=None,
+    train=run_sequentially,
+):
     """Train every method of an experiment on every seed, and test once at the end.
 
     Args:
@@ -830,18 +759,18 @@ def run_experiment(
 
 
 def run_suite(
-    name: str,
-    seeds: int = 10,
-    development: bool = False,
-    names: list | None = None,
-    methods: list | None = None,
-    steps: int = 1500,
-    out: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    environment: dict | None = None,
-    train: Callable = run_sequentially,
-) -> list:
+    name,
+    seeds=10,
+    development=False,
+    names=None,
+    methods=None,
+    steps=1500,
+    out=None,
+    resume=False,
+    progress=True,
+    environment=None,
+    train=run_sequentially,
+):
     """Train every method of the suite in every regime, and test once at the end.
 
     Args:

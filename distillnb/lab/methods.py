@@ -10,10 +10,8 @@ __all__ = ['METHODS', 'PHASES', 'SEARCHES', 'QUARTERED', 'FIXED', 'FIXED_NORMALI
 # %% ../../nbs/reference/methods.ipynb #4ba94446
 import math
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +33,8 @@ METHODS = {
     "lines-10": "restart period 10 (e2 = 90)",
     "quarter": "a hypergradient at every step, from a quarter of each batch",
     "quarter-5": "the same with line phases, restart period 5 (e2 = 40)",
-    "matched": "labels only, with the weight that gradient gave them at the end: the learning "
-    "rate matched",
-    "random-search": "the best of several random settings by validation loss, at the cost of "
-    "`gradient`",
+    "matched": "labels only, with the weight that gradient gave them at the end",
+    "random-search": "the best of random settings by validation loss, at the cost of `gradient`",
     "tpe": "Optuna's tree-structured Parzen estimator, at the cost of `gradient`",
 } | {f"lines-e{n}": f"restart period 2 with long phases, e1 = e2 = {n}" for n in (100, 500, 1000)}
 PHASES = {
@@ -78,10 +74,8 @@ SUITE_METHODS = {
     },
     "random-search": "three random settings, the best by validation",
     "tpe": "three settings by Optuna's tree-structured Parzen estimator, the best by validation",
-    "gradient": "beta1 and beta2 learned, a hypergradient at every step, teacher logits at one "
-    "scale",
-    "lines": "beta1 and beta2 learned, gradient and line phases (e1 = 10, e2 = 60), teacher "
-    "logits at one scale",
+    "gradient": "beta1, beta2 learned, a hypergradient at every step, teacher logits at one scale",
+    "lines": "beta1, beta2 learned, line phases (e1 = 10, e2 = 60), teacher logits at one scale",
 }
 SUITE_METHODS["standardised"] += ", logits of teacher and student standardised for each example"
 for _name in FIXED_NORMALIZED:
@@ -93,10 +87,7 @@ BEST_OF_LEGEND = {
 }
 
 
-def legend(
-    names: Iterable[str],
-    known: dict,
-) -> str:
+def legend(names, known):
     """What some names stand for, as a Markdown list for below a table.
 
     Args:
@@ -110,12 +101,7 @@ def legend(
 
 # %% ../../nbs/reference/methods.ipynb #521e396f
 @lru_cache
-def problem_and_score(
-    student,
-    parametrization,
-    t_squared,
-    soft,
-):
+def problem_and_score(student, parametrization, t_squared, soft):
     """The bilevel problem of a student, and the function that scores it; made once, so that loops
     are compiled once.
 
@@ -182,16 +168,8 @@ def _arrays(state):
 
 
 def train_loop(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    method: str,
-    meta_update: Any,
-    starts: list,
-    parametrization: Any,
-    soft: Any = None,
-    route: Any = None,
-) -> tuple:
+    task, store, unit, method, meta_update, starts, parametrization, soft=None, estimator=None
+):
     """Train one student for each seed, from the newest checkpoint of the unit if the store has one.
 
     Args:
@@ -262,10 +240,7 @@ def train_loop(
     return state, history
 
 # %% ../../nbs/reference/methods.ipynb #5e47d5a6
-def record_of(
-    store: Store,
-    unit: str,
-) -> dict:
+def record_of(store, unit):
     """The record of a finished unit.
 
     Args:
@@ -281,15 +256,7 @@ def record_of(
     return next(record for record in store.records if record["unit"] == unit)
 
 
-def finish_unit(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    state: Any,
-    history: dict,
-    parametrization: Any,
-    **more: Any,
-) -> None:
+def finish_unit(task, store, unit, state, history, parametrization, **more):
     """Keep the students of a unit, then write its record.
 
     Args:
@@ -337,17 +304,17 @@ def finish_unit(
 
 
 def train_unit(
-    task: tasks.Task,
-    store: Store,
-    unit: str,
-    method: str,
-    meta_update: Any,
-    starts: list,
-    parametrization: Any,
-    soft: Any = None,
-    route: Any = None,
-    **more: Any,
-) -> list:
+    task,
+    store,
+    unit,
+    method,
+    meta_update,
+    starts,
+    parametrization,
+    soft=None,
+    estimator=None,
+    **more,
+):
     """Train all seeds of a task as one unit, unless the store has it already.
 
     Args:
@@ -376,12 +343,7 @@ def train_unit(
     return record_of(store, unit)["runs"]
 
 # %% ../../nbs/reference/methods.ipynb #f88ab6af
-def fixed_settings(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-) -> list:
+def fixed_settings(task, store, method, label):
     """The metaparameters of a method that does not move them.
 
     Args:
@@ -416,13 +378,7 @@ def fixed_settings(
     return [same[method]] * len(task.seeds)
 
 
-def meta_update_for(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-    phases: dict = PHASES,
-) -> tuple:
+def meta_update_for(task, store, method, label, phases=PHASES):
     """Who moves the metaparameters of a method, from where, and in which parametrization.
 
     Args:
@@ -454,13 +410,7 @@ def meta_update_for(
     return meta_updates.fixed(), fixed_settings(task, store, method, label), tasks.unbounded()
 
 
-def train_method(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-    phases: dict = PHASES,
-) -> None:
+def train_method(task, store, method, label, phases=PHASES):
     """Train all seeds of a task by one method, unless the store has it already.
 
     Args:
@@ -494,9 +444,7 @@ def train_method(
 
 # %% ../../nbs/reference/methods.ipynb #b27be258
 def _study(task, store, method, label, seed, done):
-    """Optuna's study of one seed, brought in line with the journal: `done` are its finished
-    (setting, loss) pairs.
-    """
+    "Optuna's study of one seed, brought in line with its finished (setting, loss) pairs."
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -527,12 +475,7 @@ def _ranges(task):
     return ranges | {"temperature": FloatDistribution(*task.bounds[2], log=True)}
 
 # %% ../../nbs/reference/methods.ipynb #eba61dca
-def search(
-    task: tasks.Task,
-    store: Store,
-    method: str,
-    label: str,
-) -> None:
+def search(task, store, method, label):
     """Train `task.trials` settings for each seed, those that the store lacks; the best is chosen
     later.
 
@@ -570,9 +513,7 @@ def search(
             pairs.append((setting, loss_of(run)))
 
 
-def loss_of(
-    run: dict,
-) -> float:
+def loss_of(run):
     """The validation loss by which a search chooses.
 
     Args:

@@ -13,7 +13,6 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from .experiments import Plan
 from ..store import Store, reproducible
 
 # %% ../../nbs/reference/ray.ipynb #20df9ed4
-def by_priority(
-    units: dict,
-) -> list:
+def by_priority(units):
     """The names of units, those first for which most others wait.
 
     Args:
@@ -39,11 +36,7 @@ def by_priority(
 KINDS = ("student", "table")  # of arrays that stay when a unit is finished
 
 
-def pack(
-    store: Store,
-    unit: str,
-    kinds: tuple = KINDS,
-) -> tuple:
+def pack(store, unit, kinds=KINDS):
     """A finished unit as plain values.
 
     Args:
@@ -62,10 +55,7 @@ def pack(
     return records[unit], {name: state[0] for name, state in found.items() if state}
 
 
-def unpack(
-    store: Store,
-    parcel: tuple,
-) -> None:
+def unpack(store, parcel):
     """Put a finished unit into a store, unless it is there.
 
     Args:
@@ -91,10 +81,7 @@ PINNED = (
 MACHINE = ("processor", "platform", "cores")  # what may differ, and is said
 
 
-def check_same_environment(
-    ours: dict,
-    theirs: dict,
-) -> None:
+def check_same_environment(ours, theirs):
     """Refuse a worker that differs from the driver in more than the machine.
 
     Args:
@@ -115,15 +102,13 @@ def check_same_environment(
     ]
     if other:
         raise ValueError(
-            f"the worker on {socket.gethostname()} has {'; '.join(other)}: install the same "
-            "there, then resume"
+            f"the worker on {socket.gethostname()} has {'; '.join(other)}: "
+            "install the same there, then resume"
         )
 
 # %% ../../nbs/reference/ray.ipynb #befacf06
 def _work(name, unit, given, pinned, ours, folder):
-    """On a worker: train one unit in a store of its own. The parcel, and in what this machine
-    differs from the driver's.
-    """
+    "Train one unit in a store of its own: the parcel, and in what this machine differs."
     os.environ.update(pinned)
     theirs = reproducible()
     check_same_environment(ours, theirs)
@@ -136,14 +121,7 @@ def _work(name, unit, given, pinned, ours, folder):
         }
 
 # %% ../../nbs/reference/ray.ipynb #8277205a
-def drive(
-    store: Store,
-    units: dict,
-    start: Callable,
-    next_result: Callable,
-    slots: Callable,
-    report: Callable = print,
-) -> None:
+def drive(store, units, start, next_result, slots, report=print):
     """Have all units trained by an engine, and take them in as they arrive.
 
     Args:
@@ -167,9 +145,7 @@ def drive(
         report(running.pop(ticket))
 
 # %% ../../nbs/reference/ray.ipynb #edfeee52
-def check_address(
-    address: str,
-) -> None:
+def check_address(address):
     """Refuse an address where no Ray can be.
 
     Args:
@@ -184,23 +160,21 @@ def check_address(
         return
     if not (host and port.isdigit()):
         raise ValueError(
-            f"wanted HOST:PORT or auto as the address of Ray, got {address!r}; ray start --head "
-            "tells its own"
+            f"wanted HOST:PORT or auto as the address of Ray, got {address!r}; "
+            "ray start --head prints its own"
         )
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ConnectionError(
-            f"nobody answers at {address} ({error.strerror or error}); ray start --head starts a "
-            "Ray"
+            f"nobody answers at {address} ({error.strerror or error}); "
+            "ray start --head starts a Ray"
         ) from None
 
 # %% ../../nbs/reference/ray.ipynb #d83a9bdf
 @contextmanager
 def _ray(where):
-    """Ray with so many workers on this machine, or the one at an address; silent, and left at the
-    end.
-    """
+    "Ray with so many workers here, or the one at an address; silent, and left at the end."
     import ray
 
     if ray.is_initialized():
@@ -266,9 +240,7 @@ def next_result(ray, running):
 
 @contextmanager
 def _parts(store, where):
-    """The folder for the stores of workers on this machine; what a kill has left there is swept
-    away. None for other machines.
-    """
+    "The folder for the stores of workers on this machine, emptied; None for other machines."
     folder = store.folder.resolve() / "parts"
     shutil.rmtree(folder, ignore_errors=True)
     if isinstance(where, int):
@@ -277,12 +249,7 @@ def _parts(store, where):
     shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/reference/ray.ipynb #8ef4a7ee
-def run_on_ray(
-    plan: Plan,
-    store: Store,
-    where: int | str,
-    progress: bool = False,
-) -> None:
+def run_on_ray(plan, store, where, progress=False):
     """Have all units of a plan trained by Ray's workers.
 
     Args:
@@ -323,9 +290,7 @@ def run_on_ray(
         )
 
 # %% ../../nbs/reference/ray.ipynb #14a7ea19
-def on_workers(
-    where: int | str,
-) -> Callable:
+def on_workers(where):
     """Training by Ray's workers, in place of `run_sequentially`.
 
     Args:

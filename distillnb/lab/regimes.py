@@ -9,9 +9,9 @@ __all__ = ['REGIMES', 'SUITE', 'SIZES', 'POOLS', 'SUITE_PHASES', 'SUITE_TRIALS',
            'markdown_regimes', 'markdown_suite', 'draw_suite']
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #d134cd52
-from collections.abc import Callable
+import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,12 +68,7 @@ def _stream(seed, purpose):
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode()]))
 
 
-def random_labels(
-    y: np.ndarray,
-    share: float,
-    seed: int,
-    classes: int,
-) -> np.ndarray:
+def random_labels(y, share, seed, classes):
     """Labels of which a share is random.
 
     Args:
@@ -95,12 +90,7 @@ def random_labels(
     return np.where(hit, rng.integers(classes, size=len(y)), y).astype(y.dtype)
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #6d655e4d
-def wrong_answers(
-    logits: np.ndarray,
-    y: np.ndarray,
-    share: float,
-    seed: int,
-) -> np.ndarray:
+def wrong_answers(logits, y, share, seed):
     """The logits of a teacher that is confidently wrong about a share of the images.
 
     Args:
@@ -131,11 +121,7 @@ def wrong_answers(
     return answers
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #d1961d4a
-def corrupt(
-    train: dict,
-    regime: Regime,
-    seeds: list,
-) -> dict:
+def corrupt(train, regime, seeds):
     """A train set under a regime, one replica for each seed.
 
     Args:
@@ -160,10 +146,7 @@ def corrupt(
     return train | {"y": np.stack(labels), "teacher_logits": np.float32(answers)}
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #1fe736c5
-def normalize_logit_scale(
-    logits: np.ndarray,
-    deviation: float = 5.0,
-) -> np.ndarray:
+def normalize_logit_scale(logits, deviation=5.0):
     """Teacher logits at one scale: centred for each example, multiplied by one factor for each
     replica.
 
@@ -185,11 +168,7 @@ def normalize_logit_scale(
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #8995b014
 @lru_cache
-def exponential_decay(
-    low: float = 0.02,
-    extra: float = 0.15,
-    steps: float = 100.0,
-) -> Callable:
+def exponential_decay(low=0.02, extra=0.15, steps=100.0):
     """A learning rate that is high at first: low + extra exp(-step / steps).
 
     Args:
@@ -215,9 +194,7 @@ SUITE = REGIMES | {
 }
 
 
-def label_of(
-    regime: str,
-) -> str:
+def label_of(regime):
     """The label of a regime in the names of units.
 
     Args:
@@ -274,7 +251,6 @@ SIZES = {
 def _teacher_logits(model, x, y, epochs, seed, asked):
     "The logits of a freshly trained teacher about what it is asked."
     from distillnb.distiller.teachers import logits
-
     from distillnb.lab.models import fit
 
     fit(model, data.Split(x, y, np.arange(len(y))), epochs, 128, 1e-3, seed)
@@ -347,12 +323,7 @@ def _reduced_cifar10(answers=None):
 POOLS = {"digits": _digits, "fashion-mnist": _fashion_mnist, "reduced-cifar10": _reduced_cifar10}
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #605ae754
-def sample_splits(
-    pool: Pool,
-    sizes: Sizes,
-    regime: str,
-    seeds: list,
-) -> tuple:
+def sample_splits(pool, sizes, regime, seeds):
     """The splits of a regime.
 
     Args:
@@ -363,7 +334,7 @@ def sample_splits(
 
     Returns:
         Train set as the regime has corrupted it, validation set and development split: dicts of
-            arrays [R, N, ...].
+        arrays [R, N, ...].
 
     Raises:
         ValueError: If the pool is too small.
@@ -372,8 +343,8 @@ def sample_splits(
     ends = np.cumsum([sizes.development, sizes.validation, round(wrong.size * sizes.train)])
     if ends[-1] > len(pool.y):
         raise ValueError(
-            f"regime {regime!r} takes {ends[-1]} images, the pool has {len(pool.y)}; make the "
-            "sizes smaller"
+            f"regime {regime!r} takes {ends[-1]} images, the pool has {len(pool.y)}; "
+            "make the sizes smaller"
         )
     mixed = [_stream(seed, "deal").permutation(len(pool.y)) for seed in seeds]
     development, validation, train = (
@@ -390,10 +361,7 @@ SUITE_TRIALS = 3  # of a search
 
 
 @lru_cache
-def suite_student(
-    shape: tuple,
-    hidden: int,
-) -> Callable:
+def suite_student(shape, hidden):
     """The student of a suite.
 
     Args:
@@ -416,9 +384,7 @@ def _inner_optimizer(steps):
 
 
 @lru_cache
-def suite_outer(
-    method: str,
-) -> Any:
+def suite_outer(method):
     """The outer optimizer of a suite's method.
 
     Args:
@@ -426,20 +392,14 @@ def suite_outer(
 
     Returns:
         Adam, whose rate falls by the number of hypergradients: for `lines`, which takes few, five
-            times as fast.
+        times as fast.
     """
     from distillnb.optimizers import adam
 
     return adam(exponential_decay(steps=20.0 if method == "lines" else 100.0))
 
 
-def suite_task(
-    pool: Pool,
-    sizes: Sizes,
-    regime: str,
-    seeds: list,
-    steps: int,
-) -> tasks.Task:
+def suite_task(pool, sizes, regime, seeds, steps):
     """A regime as a task; FIXED_NORMALIZED and LEARNED get the logits at one scale.
 
     Args:
@@ -489,9 +449,7 @@ def _table(records):
     }
 
 
-def hindsight(
-    records: list,
-) -> dict:
+def hindsight(records):
     """The best of the ten fixed settings in each regime, chosen after the fact.
 
     Args:
@@ -508,10 +466,7 @@ def hindsight(
     return best
 
 
-def overall(
-    records: list,
-    ours: str = "gradient",
-) -> list:
+def overall(records, ours="gradient"):
     """How the methods of a suite compare over all regimes.
 
     Args:
@@ -520,7 +475,7 @@ def overall(
 
     Returns:
         One dict for each method, best first: mean and deviation over seeds of the mean over
-            regimes, the gain of `ours`,
+        regimes, the gain of `ours`,
         the largest shortfall behind the best fixed setting, and the cost in plain trainings and
         seconds.
     """
@@ -557,10 +512,7 @@ def overall(
     return sorted(rows, key=lambda row: -row["accuracy"])
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #8419fc6f
-def markdown_overall(
-    rows: list,
-    ours: str = "gradient",
-) -> str:
+def markdown_overall(rows, ours="gradient"):
     """The comparison over all regimes as a table, in percent.
 
     Args:
@@ -581,25 +533,20 @@ def markdown_overall(
     ]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for r in rows:
-        gain = (
-            ""
-            if r.get("gain") is None
-            else f"{100 * r['gain']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})"
-        )
+        gain = "" if r.get("gain") is None else f"{100 * r['gain']:+.1f}"
+        if r.get("low") is not None:  # two seeds at least
+            gain += f" ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})"
         p = "" if r.get("p") is None else f"{r['p']:.0e}" if r["p"] < 0.001 else f"{r['p']:.3f}"
         diverged = f", {r['diverged']} diverged" if r["diverged"] else ""
         lines.append(
-            f"| {r['method']} | {100 * r['accuracy']:.1f} ± {100 * r['sd']:.1f}{diverged} | "
-            f"{gain} | {p} | "
+            f"| {r['method']} | {100 * r['accuracy']:.1f} ± {100 * r['sd']:.1f}{diverged} "
+            f"| {gain} | {p} | "
             f"{100 * r['gap']:+.1f} ({r['worst']}) | {r['plain_runs']:.2f} | {r['seconds']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def markdown_regimes(
-    records: list,
-    methods: tuple = (*LEARNED, "lines+fallback"),
-) -> str:
+def markdown_regimes(records, methods=(*LEARNED, "lines+fallback")):
     """A suite regime by regime: the best setting in hindsight, and methods with their distance to
     it, in percent.
 
@@ -625,9 +572,7 @@ def markdown_regimes(
     return "\n".join(lines) + "\n"
 
 
-def markdown_suite(
-    records: list,
-) -> str:
+def markdown_suite(records):
     """Both tables of a suite, and what its names mean.
 
     Args:
@@ -684,9 +629,7 @@ def _panel(ax, table, names, figures):
     ax.set_ylim(len(names) - 0.5, -0.5)
 
 
-def draw_suite(
-    suites: dict,
-) -> Any:
+def draw_suite(suites):
     """Accuracy in each regime: fixed settings in grey, what adapts in colour.
 
     Args:

@@ -101,9 +101,8 @@ def test_a_suite_resumes_and_keeps_its_test_set_shut_in_development(name, tmp_pa
         "progress": False,
     }
     records = run_suite(name, 2, development=True, out=tmp_path, **asked)
-    assert [(r["method"], r["split"], r["seeds"]) for r in records] == [
-        (m, "development", [1000, 1001]) for m in asked["methods"]
-    ]
+    assert [r["method"] for r in records] == asked["methods"]
+    assert all((r["split"], r["seeds"]) == ("development", [1000, 1001]) for r in records)
     assert run_suite(name, 2, development=True, out=tmp_path, resume=True, **asked) == records
     with pytest.raises(ValueError, match="configuration.seeds"):
         run_suite(name, 2, out=tmp_path, resume=True, **asked)
