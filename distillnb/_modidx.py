@@ -185,6 +185,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'distillnb/distiller/model.py'),
                                            'distillnb.distiller.model.MetaDistiller.is_skipping': ( '4_keras/compile_and_fit.html#metadistiller.is_skipping',
                                                                                                     'distillnb/distiller/model.py'),
+                                           'distillnb.distiller.model.MetaDistiller.last_logs': ( '4_keras/compile_and_fit.html#metadistiller.last_logs',
+                                                                                                  'distillnb/distiller/model.py'),
                                            'distillnb.distiller.model.MetaDistiller.make_train_function': ( '4_keras/compile_and_fit.html#metadistiller.make_train_function',
                                                                                                             'distillnb/distiller/model.py'),
                                            'distillnb.distiller.model.MetaDistiller.metaparameters': ( '4_keras/compile_and_fit.html#metadistiller.metaparameters',

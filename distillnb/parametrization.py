@@ -83,7 +83,7 @@ class Parametrization(NamedTuple):
 def _within(name, domain, value):
     """The value; what misses a bound by a hair of rounding is put on it."""
     low, high = domain.low, domain.high
-    slack = 1e-6 * abs(high)
+    slack = 1e-6 * abs(high) if math.isfinite(high) else 0.0
     if not np.all((value >= low - slack) & (value <= high + slack)):
         raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value}")
     return np.clip(value, low, high)

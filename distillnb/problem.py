@@ -26,7 +26,7 @@ def on_logits(call, loss, constrain, wrong_second_derivatives=(), required_input
             what else the loss requires.
         loss: loss(labels, logits, teacher_logits, lam, *required) -> [batch].
         constrain: Raw metaparameters -> lam, as of a `Parametrization`.
-        untrusted: Names of layers whose second derivatives cannot be trusted, to be handed on.
+        wrong_second_derivatives: Names of layers whose second derivatives are wrong, handed on.
         required_inputs: Names of what the loss requires after lam, in this order: they are looked
             up in the student's outputs, then in the batch.
 

@@ -41,7 +41,7 @@ def _remembered(callbacks):
     numbers, arrays = {}, {}
     for i, callback in enumerate(callbacks):
         for name, value in vars(callback).items():
-            if name.startswith("_"):
+            if name.startswith("_") or name == "min_delta":  # EarlyStopping turns its sign itself
                 continue
             if value is None or isinstance(value, (bool, int, float, np.number)):
                 numbers[f"{i} {name}"] = value.item() if isinstance(value, np.number) else value
@@ -104,6 +104,7 @@ class Resume(keras.callbacks.Callback):
             ValueError: If the folder is of another fit.
         """
         self._store, self._others = Store(self._folder, configuration, resume=True), others
+        self._epoch, self._first, self._at_last_call = start.epoch, start.began, None
         self._store.interval = self._interval
         fresh = {**start._asdict(), "epochs": [], "history": {}}
         self._arrays, self._notes = self._store.load("fit") or (None, fresh)
@@ -124,18 +125,20 @@ class Resume(keras.callbacks.Callback):
         if self._arrays:
             self._set_state()
         calls = self._notes["calls"] if epoch == self._notes["epoch"] else 0
-        self._epoch = epoch
+        self._epoch, self._at_last_call = epoch, None
         self._first = self._steps() - calls * self.model.steps_per_execution
 
     def on_train_batch_end(self, batch, logs=None):
         """Save if it is time."""
         if not self.model.is_skipping and self._store.should_save():
-            self._save_within_epoch(logs)
+            self._save_within_epoch()
+        if batch + 1 >= self.params["steps"]:  # others now look at the epoch, and may be stopped
+            self._at_last_call = _remembered(self._others)
 
     def interrupted(self):
         """Save, and say so; `fit` calls it at Ctrl-C."""
         if self._arrays is None:
-            self._save_within_epoch({})
+            self._save_within_epoch()
         print(f"stopped; the same fit with Resume({str(self._folder)!r}) goes on from here")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -143,30 +146,31 @@ class Resume(keras.callbacks.Callback):
         self._notes["epochs"] = [*self._notes["epochs"], epoch]
         for name, value in (logs or {}).items():
             self._notes["history"].setdefault(name, []).append(float(value))
-        self._epoch, self._first = epoch + 1, self._steps()
+        self._epoch, self._first, self._at_last_call = epoch + 1, self._steps(), None
         if self._store.should_save():
-            self._save(epoch + 1, 0, {})
+            self._save(epoch + 1, 0)
 
     def on_train_end(self, logs=None):
         """Save the end, unless nothing was left to do."""
         if self._arrays:
             self._restore_history()
         else:
-            self._save(self._epoch, 0, {})
+            self._save(self._epoch, 0)
 
     def _steps(self):
         return int(self.model.optimizer.iterations)
 
-    def _save_within_epoch(self, logs):
+    def _save_within_epoch(self):
         calls = (self._steps() - self._first) // self.model.steps_per_execution
-        self._save(self._epoch, calls, logs)
+        self._save(self._epoch, calls)
 
-    def _save(self, epoch, calls, logs):
-        numbers, arrays = _remembered(self._others)
+    def _save(self, epoch, calls):
+        numbers, arrays = self._at_last_call or _remembered(self._others)
+        arrays = dict(arrays)
         self._notes |= {
             "epoch": epoch,
             "calls": calls,
-            "logs": {name: float(value) for name, value in (logs or {}).items()},
+            "logs": self.model.last_logs if calls else {},
             "numbers": numbers,
             "stopped": bool(self.model.stop_training),
         }

@@ -136,13 +136,15 @@ class MetaDistiller(keras.Model):
         panels = {kind: names for kind, names in panels.items() if names}
         figure = Figure(figsize=(3 * len(panels), 2.8), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        each_call = self.raw_metaparameters.shape[0] <= MAX_RECORDED
+        x = np.arange(len(self.raw_path)) * (self.steps_per_execution if each_call else 1)
         for ax, (kind, names) in zip(axes, panels.items(), strict=True):
             for name in names:
-                values = self.trajectory[name].reshape(len(self.raw_path), -1)
-                (line,) = ax.plot(values.mean(1), label=name)
+                values = self.trajectory[name].reshape(len(x), -1)
+                (line,) = ax.plot(x, values.mean(1), label=name)
                 low, high = values.min(1), values.max(1)  # of one number: nothing to see
-                ax.fill_between(range(len(values)), low, high, color=line.get_color(), alpha=0.2)
-            ax.set(xlabel="call of the train function", ylabel=kind)
+                ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+            ax.set(xlabel="step of the student" if each_call else "epoch", ylabel=kind)
             ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
         return figure
 
@@ -177,7 +179,14 @@ class MetaDistiller(keras.Model):
             optimizers.from_keras(optimizer),
             _find_estimator(hypergradient),
         )
-        lines = None if lines is None else Lines(*lines)
+        if "loss" in options:
+            raise ValueError("the loss is given to MetaDistiller(teacher, student, loss=...)")
+        if lines is not None:
+            if not isinstance(lines, (tuple, list)) or not 2 <= len(lines) <= 3:
+                raise ValueError(f"lines must be Lines(e1, e2) or a tuple (e1, e2), got {lines!r}")
+            lines = Lines(*lines)
+        for variable in self._state_variables or ():  # of an earlier compile
+            self._untrack_variable(variable)
         self._settings = {
             "optimizer": _scalars(optimizer.get_config()),
             "meta_optimizer": _scalars(outer.init([tf.zeros([])])),
@@ -248,11 +257,11 @@ class MetaDistiller(keras.Model):
         saver = next((c for c in given if hasattr(c, "restore")), None)
         others = [c for c in given if c is not None and c is not saver]
         at = FitPosition(initial_epoch, 0, int(self.optimizer.iterations), {}, False)
-        if saver:
+        train = train.with_class_weight(class_weight).with_teacher(self._with_teacher_logits)
+        if saver:  # holds its folder from here on; nothing may fail before the try
             configuration = self._configuration((train, held_out), steps, batch_size, seed)
             at = saver.restore(self, configuration, others, at)
         self._to_skip, self._last_logs = at.calls, at.logs
-        train = train.with_class_weight(class_weight).with_teacher(self._with_teacher_logits)
         done = at.epoch * steps + at.calls * self.steps_per_execution
         first, count = int(self.optimizer.iterations), max(1, epochs * steps - done)
         pairs = tf.data.Dataset.zip(
@@ -355,6 +364,11 @@ class MetaDistiller(keras.Model):
         """Norm of the last hypergradient."""
         return float(self._state.auxiliary().memory["norm"][0])
 
+    @property
+    def last_logs(self):
+        """What the last call of the train function reported, name -> number."""
+        return {name: float(value) for name, value in self._last_logs.items()}
+
     def record_point(self):
         """Add the metaparameters as they are to the trajectory."""
         self.raw_path.append(tf.convert_to_tensor(self.raw_metaparameters).numpy())
@@ -367,7 +381,9 @@ class MetaDistiller(keras.Model):
 
             def resumed(iterator):
                 self._to_skip -= 1
-                return self._last_logs if self.is_skipping else train_function(iterator)
+                if not self.is_skipping:
+                    self._last_logs = train_function(iterator)
+                return self._last_logs
 
             self.train_function = resumed
 

@@ -181,7 +181,7 @@ def train_loop(
         starts: (beta1, beta2, T) at the start, one for each seed.
         parametrization: In which the metaparameters move.
         soft: A soft loss in place of the textbook's; None: the textbook's.
-        route: How the hypergradient is computed; None: by one step.
+        estimator: How the hypergradient is computed; None: by one step.
 
     Returns:
         The last state, and the history: a dict of the points of the curve and of what they cost.
@@ -200,7 +200,7 @@ def train_loop(
     weights, non_trainable = _initial_weights(task.student, tuple(task.seeds))
     lam = tf.stack([parametrization.unconstrain(Metaparameters(*one)) for one in starts])
     options = {"batch_sizes": task.batch_sizes, "seeds": task.seeds, "order": task.order} | (
-        {"route": route} if route else {}
+        {"estimator": estimator} if estimator else {}
     )
 
     def _advance(state, steps):
@@ -326,7 +326,7 @@ def train_unit(
         starts: (beta1, beta2, T) at the start, one for each seed.
         parametrization: In which the metaparameters move.
         soft: A soft loss in place of the textbook's; None: the textbook's.
-        route: How the hypergradient is computed; None: by one step.
+        estimator: How the hypergradient is computed; None: by one step.
         **more: JSON values for the record.
 
     Returns:
@@ -337,7 +337,7 @@ def train_unit(
     """
     if unit not in store:
         state, history = train_loop(
-            task, store, unit, method, meta_update, starts, parametrization, soft, route
+            task, store, unit, method, meta_update, starts, parametrization, soft, estimator
         )
         finish_unit(task, store, unit, state, history, parametrization, **more)
     return record_of(store, unit)["runs"]
@@ -429,7 +429,7 @@ def train_method(task, store, method, label, phases=PHASES):
     if method in SEARCHES:
         return search(task, store, method, label)
     soft = soft_standardised if method == "standardised" else None
-    route = forward_product(0.25) if method in QUARTERED else None
+    estimator = forward_product(0.25) if method in QUARTERED else None
     if method in QUARTERED:
         task = task._replace(batch_sizes=(task.batch_sizes[0], max(1, task.batch_sizes[1] // 4)))
     train_unit(
@@ -439,7 +439,7 @@ def train_method(task, store, method, label, phases=PHASES):
         method,
         *meta_update_for(task, store, method, label, phases),
         soft,
-        route,
+        estimator,
     )
 
 # %% ../../nbs/reference/methods.ipynb #b27be258

@@ -9,7 +9,6 @@ __all__ = ['REGIMES', 'SUITE', 'SIZES', 'POOLS', 'SUITE_PHASES', 'SUITE_TRIALS',
            'markdown_regimes', 'markdown_suite', 'draw_suite']
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #d134cd52
-import math
 from functools import lru_cache
 from typing import NamedTuple
 

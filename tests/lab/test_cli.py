@@ -76,7 +76,8 @@ def test_no_command_shows_the_help_and_fails(tmp_path):
     ],
 )
 def test_nothing_heavy_is_loaded_without_need(line, tmp_path):
-    code = f"from distillnb.lab.cli import main; import sys; main({line.split()!r}); print(*sys.modules, file=sys.stderr)"
+    code = f"from distillnb.lab.cli import main; import sys; main({line.split()!r}); "
+    code += "print(*sys.modules, file=sys.stderr)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )

@@ -140,7 +140,8 @@ def test_the_driver_is_stopped(sent, further, whole, tmp_path):
 OTHER = """
 import os, ray, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+silent = dict(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(address="local", num_cpus=2, **silent)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 ray.shutdown()
@@ -256,7 +257,8 @@ def test_bad_places_are_one_line(words, code, cure, tmp_path):
 
 def test_without_the_options_ray_is_not_loaded(tmp_path):
     run = ["run", "synthetic", "--scale", "smoke", "--seeds", "1", "--methods", "none"]
-    code = f"from distillnb.lab.cli import main; import sys; assert main({run}) == 0; assert 'ray' not in sys.modules"
+    code = f"from distillnb.lab.cli import main; import sys; assert main({run}) == 0; "
+    code += "assert 'ray' not in sys.modules"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
