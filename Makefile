@@ -36,7 +36,7 @@ nbs: .venv/installed-dev
 	python tools/contents.py
 	nbdev-export
 	python tools/execute.py
-	cp -R executed/. nbs/
+	cd executed && find . -name '*.ipynb' -exec cp {} ../nbs/{} ';'
 	$(MAKE) readme
 
 readme: # code marked as Python, and the links of nbs/index.ipynb as seen from the top

@@ -29,12 +29,12 @@ os.environ.update(ONE | {"TF_CPP_MIN_LOG_LEVEL": "3"})
 import keras
 import numpy as np
 import tensorflow as tf
-from distillnb.distiller.model import HALF, MetaDistiller
 
 from benchmarks import workers, workloads
 from distillnb import training
 from distillnb.bilevel import Bilevel
 from distillnb.bilevel_step import init_train_state
+from distillnb.distiller.model import HALF, MetaDistiller
 from distillnb.horizons import unrolled
 from distillnb.hypergradient import one_step
 from distillnb.lab import benchmark

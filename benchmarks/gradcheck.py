@@ -2,7 +2,7 @@
 library can train.
 
 make gradcheck N=1000 a thousand problems, one process for each core python benchmarks/gradcheck.py
---seed 17 one problem, told at length
+--seed 17 one problem, described at length
 
 A problem is a pure function of its seed: an architecture, an optimizer in the middle of its
 training, K steps, batches, metaparameters. In float64 the hypergradient g of each exact estimator
@@ -33,7 +33,7 @@ The first estimator in float32 is compared with float64 on the same inputs, roun
 both: max |g32 - g64| / (max |g64| + 1e-3 scale). The median of all must be at most 1e-6, and 99 %
 within 1e-4 of those problems that float32 can state: where rounding the inputs alone moves g64 by
 more than 1e-4 in the same measure, another problem is solved, and no arithmetic could mend it.
-Those are counted and named. Fewer than thirty problems are told, not judged. Keras's Dropout draws
+Those are counted and named. Fewer than thirty problems are named, not judged. Keras's Dropout draws
 other masks in float32 than in float64, so problems with it are left out there; `Mask`, the same
 layer with its draw always in float32, takes part. Softsign is not drawn: TensorFlow has no second
 derivative of it, so that every estimator raises (LookupError: SoftsignGrad), `one_step` too.
@@ -807,7 +807,7 @@ def main():
     parser.add_argument("problems", type=int, nargs="?", default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, metavar="SEED0", help="the first seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--seed", type=int, help="only this problem, told at length")
+    parser.add_argument("--seed", type=int, help="only this problem, described at length")
     options = parser.parse_args()
     if options.seed is not None:
         outcome = check(options.seed)

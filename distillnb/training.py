@@ -255,9 +255,10 @@ class TrainResult(NamedTuple):
         Args:
             state: The `TrainState` after the last step.
             start: [R, P], the metaparameters before the first step.
-            calls: List of (steps, metrics): `StepMetrics` of arrays [steps or more, R, ...] for
-            each group of replicas. evaluations: List of (student steps, what was seen). plan: The
-            `ExecutionPlan`.
+            calls: List of (steps, metrics), with `StepMetrics` of arrays [steps or more, R, ...]
+                for each group of replicas.
+            evaluations: List of (student steps, what was seen).
+            plan: The `ExecutionPlan`.
 
         Returns:
             A `TrainResult`.

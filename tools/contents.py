@@ -35,11 +35,6 @@ def title(path):
     return re.match(r"# (.+)", source(cells(path)[0]))[1]
 
 
-def summary(path):
-    "The line below the title that says what is in the notebook."
-    return re.search(r"^> (.+)", source(cells(path)[0]), re.M)[1]
-
-
 def label(path):
     return f"{path.stem[:2]} {title(path)}" if path in NUMBERED else title(path)
 
@@ -49,16 +44,15 @@ def link(path, start):
 
 
 def book_map(start):
-    "The contents, part by part, as seen from one notebook."
+    "The contents, a line for each part, as seen from one notebook."
     text = []
     for folder, name in PARTS.items():
         paths = [path for path in CHAPTERS if path.parent.name == folder]
         if paths:
             number = f"{folder[0]}. " if folder[0].isdigit() else ""
-            text += [f"**{number}{name}**", ""]
-            text += [f"- [{label(path)}]({link(path, start)}): {summary(path)}" for path in paths]
-            text.append("")
-    return "\n".join([BEGIN, "", *text, END])
+            links = " · ".join(f"[{label(path)}]({link(path, start)})" for path in paths)
+            text.append(f"- **{number}{name}**: {links}")
+    return "\n".join([BEGIN, "", *text, "", END])
 
 
 def footer(path):

@@ -462,7 +462,6 @@ def teacher_table(name: str, scale: str, seeds: list, weights: list, non_trainab
         As `image_splits`.
     """
     from distillnb.distiller.teachers import TeacherLogits, logits
-
     from distillnb.lab.models import accuracy
 
     model = RECIPES[name](scale).teacher(0)

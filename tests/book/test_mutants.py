@@ -32,8 +32,8 @@ MUTANTS = [
     Mutant(
         "T^2 where it should not be",
         "1_problem/14_losses",
-        "T**2 * listened if t_squared else listened",
-        "T**2 * listened",
+        "T**2 * softened if t_squared else softened",
+        "T**2 * softened",
     ),
     Mutant(
         "KL turned round",

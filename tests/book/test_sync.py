@@ -164,19 +164,19 @@ def test_outputs_are_as_a_run_leaves_them(path):
     """
     stored, fresh = (json.loads(p.read_text(encoding="utf-8")) for p in (path, executed(path)))
     for kept, made in zip(stored["cells"], fresh["cells"], strict=True):
-        told = f"seed it, round it, then `make nbs`\n{source(kept)}"
+        cure = f"seed it, round it, then `make nbs`\n{source(kept)}"
         assert kept["cell_type"] == made["cell_type"] and source(kept) == source(made)
         outputs = kept.get("outputs", []), made.get("outputs", [])
-        assert len(outputs[0]) == len(outputs[1]), f"a run shows other things: {told}"
+        assert len(outputs[0]) == len(outputs[1]), f"a run shows other things: {cure}"
         for one, other in zip(*outputs, strict=True):
-            assert one["output_type"] == other["output_type"], f"a run shows other things: {told}"
+            assert one["output_type"] == other["output_type"], f"a run shows other things: {cure}"
             texts = shown(one), shown(other)
-            assert same_text(*texts), f"stored {texts[0]!r}, a run says {texts[1]!r}: {told}"
+            assert same_text(*texts), f"stored {texts[0]!r}, a run says {texts[1]!r}: {cure}"
             pictures = picture(one), picture(other)
-            assert bool(pictures[0]) == bool(pictures[1]), f"a run draws no figure, or one: {told}"
+            assert bool(pictures[0]) == bool(pictures[1]), f"a run draws no figure, or one: {cure}"
             if pictures[0]:
                 apart = np.abs(np.subtract(pictures[0].size, pictures[1].size))
-                assert apart.max() <= 8, f"a run draws a figure of another size: {told}"
+                assert apart.max() <= 8, f"a run draws a figure of another size: {cure}"
     assert stored["metadata"] == fresh["metadata"], "the notebook's metadata are not clean"
 
 

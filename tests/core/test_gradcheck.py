@@ -64,11 +64,11 @@ SEEDS = [
 @pytest.mark.parametrize("seed", SEEDS)
 def test_estimators_agree_with_retraining(seed):
     outcome = gradcheck.check(seed)
-    told = "\n  ".join([gradcheck.describe(gradcheck.draw(seed)), *outcome.notes])
+    notes = "\n  ".join([gradcheck.describe(gradcheck.draw(seed)), *outcome.notes])
     assert outcome.verdict == "pass", (
-        f"{outcome.verdict}, {outcome.ratio:.3g} of its tolerance, seed {seed}: {told}"
+        f"{outcome.verdict}, {outcome.ratio:.3g} of its tolerance, seed {seed}: {notes}"
     )
-    assert not outcome.error32 > gradcheck.MOST32, told
+    assert not outcome.error32 > gradcheck.MOST32, notes
 
 
 def test_the_seeds_cover_every_kind():

@@ -208,7 +208,7 @@ def good(store, unit):
 def wrong(store):
     raise FileNotFoundError("no images here; download them")
 
-ray.LOST = 1
+ray.MAX_LOST_WORKERS = 1
 units = {"good": Unit(good, ("good",))}
 for bad in (wrong, lambda store: os.abort()):
     with tempfile.TemporaryDirectory() as folder, runs.Store(folder, {}) as store:

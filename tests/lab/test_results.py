@@ -1,4 +1,4 @@
-"""The committed results: each table and figure has its records beside it, and says what they say."""
+"""The committed results: tables and figures have their records, and say what they say."""
 
 import csv
 import json
