@@ -8,7 +8,6 @@ compares on such a machine only. Both can go when the redesign is done.
 
 import hashlib
 import json
-import os
 import sys
 import tempfile
 import warnings
@@ -40,7 +39,7 @@ from distillnb.distiller.model import MetaDistiller
 from distillnb.lab.models import mlp
 from distillnb.losses import Metaparameters
 from distillnb.optimizers import adam, cosine, sgd
-from distillnb.parametrization import box, unconstrained
+from distillnb.parametrization import unconstrained
 from distillnb.problem import distillation
 
 layers = keras.layers

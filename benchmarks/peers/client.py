@@ -23,7 +23,8 @@ def settings(threads):
         name: str(threads)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
     }
-    eigen = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()} intra_op_parallelism_threads={threads}"
+    several = str(threads > 1).lower()
+    eigen = f"--xla_cpu_multi_thread_eigen={several} intra_op_parallelism_threads={threads}"
     quiet = {
         "JAX_PLATFORMS": "cpu",
         "CUDA_VISIBLE_DEVICES": "",

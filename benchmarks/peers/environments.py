@@ -17,7 +17,8 @@ NAMES = ("torch", "jax")
 ALONE = ("higher", "betty-ml")  # whose lists of requirements are out of date
 ASK = """
 import importlib.metadata as m, json
-print(json.dumps({d.name.lower().replace("_", "-"): d.version.split("+")[0] for d in m.distributions()}))
+found = {d.name.lower().replace("_", "-"): d.version.split("+")[0] for d in m.distributions()}
+print(json.dumps(found))
 """
 
 

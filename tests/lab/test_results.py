@@ -112,3 +112,33 @@ def test_the_command_makes_tables_and_figures_again(folder, tmp_path):
     assert made == {path.name for path in folder.iterdir()}
     for table in (*folder.glob("*.md"), *folder.glob("*.csv")):
         assert (copy / table.name).read_bytes() == table.read_bytes(), table.name
+
+
+README_ROWS = {  # what the row is called -> methods of which the best by validation is taken
+    "`lines+fallback`": ["lines+fallback"],
+    "`lines`": ["lines"],
+    "`gradient`": ["gradient"],
+    "`tpe`": ["tpe"],
+    "`half-4`": ["half-4"],
+    "labels only, teacher only": ["labels", "teacher-4", "half-4"],
+}
+
+
+@pytest.mark.parametrize("row", README_ROWS)
+def test_readme_says_what_the_records_say(row):
+    from distillnb.lab.tables import read_records
+
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("|") and row in line]
+    shown = line.split("|")[2:4]
+    for text, name in zip(shown, ("fashion-mnist", "reduced-cifar10"), strict=True):
+        records = read_records(ROOT / "results" / f"suite-{name}")
+        found = {(r["regime"], r["method"]): r for r in records}
+        of = []
+        for regime in dict.fromkeys(r["regime"] for r in records):
+            rows = [found[regime, method] for method in README_ROWS[row]]
+            validation = np.array([r["validation_accuracy"] for r in rows])
+            accuracy = np.array([r["accuracy"] for r in rows])
+            of.append(np.take_along_axis(accuracy, validation.argmax(0)[None], 0)[0])
+        mean, sd = 100 * np.mean(of), 100 * np.mean(of, 0).std(ddof=1)
+        assert text.strip() == f"{mean:.1f} ± {sd:.1f}"
