@@ -2,7 +2,7 @@
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
-# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 31
+# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 54
 
 NAME ?= synthetic
 N ?= 1000
@@ -26,22 +26,23 @@ run: .venv/installed
 	distillnb run $(NAME) --out runs/$(NAME) --resume
 
 test: .venv/installed-dev
-	python tests/execute.py
+	python tools/execute.py
 	python -m pytest
 
 lab: .venv/installed-lab
 	jupyter lab --notebook-dir=. nbs/index.ipynb
 
 nbs: .venv/installed-dev
+	python tools/contents.py
 	nbdev-export
-	python tests/execute.py
-	cp executed/*.ipynb nbs/
+	python tools/execute.py
+	cd executed && find . -name '*.ipynb' -exec cp {} ../nbs/{} ';'
 	$(MAKE) readme
 
 readme: # code marked as Python, and the links of nbs/index.ipynb as seen from the top
 	jupyter nbconvert --log-level=ERROR --to markdown --output-dir=. --output=README nbs/index.ipynb
 	awk '/^```$$/ && ++n % 2 { $$0 = "```python" } 1' README.md > README.tmp && mv README.tmp README.md
-	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]{2}[a-z]?_),\1nbs/\2,g' README.md && rm README.md.bak
+	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]_|reference/),\1nbs/\2,g' README.md && rm README.md.bak
 
 RESULTS := synthetic-clean synthetic-authors fashion-mnist-clean fashion-mnist-authors reduced-cifar10-clean reduced-cifar10-authors
 PUBLISHED := none fixed random gradient lines-10 tpe # the rows of the paper's table on CIFAR-10
@@ -55,8 +56,8 @@ results/%: .venv/installed FORCE
 	cd runs/$* && cp records.jsonl environment.json table.* comparison.* *.png ../../$@
 
 SUITES := suite-fashion-mnist suite-reduced-cifar10
-NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised half-free \
-  mostly-labels-free gradient lines
+NO_SEARCH := labels half-1 half-4 half-10 mostly-labels mostly-teacher teacher-1 teacher-4 teacher-10 standardised \
+  half-normalized mostly-labels-normalized gradient lines
 
 suites: $(SUITES:%=results/%-development) $(SUITES:%=results/%)
 
@@ -74,7 +75,7 @@ gradcheck: .venv/installed # make gradcheck N=1000 SEED0=0: so many problems, on
 	python benchmarks/gradcheck.py $(N) --first $(SEED0)
 
 soak: .venv/installed-dev
-	SOAK=100 python -m pytest tests/test_runs.py -k kill
+	SOAK=100 python -m pytest tests/core/test_store.py -k kill
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'

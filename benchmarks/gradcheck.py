@@ -1,36 +1,42 @@
-"""Random problems against retraining: every exact route to the hypergradient, on whatever the library can train.
+"""Random problems against retraining: every exact estimator to the hypergradient, on whatever the
+library can train.
 
-    make gradcheck N=1000                            a thousand problems, one process for each core
-    python benchmarks/gradcheck.py --seed 17         one problem, told at length
+make gradcheck N=1000 a thousand problems, one process for each core python benchmarks/gradcheck.py
+--seed 17 one problem, described at length
 
-A problem is a pure function of its seed: an architecture, an optimizer in the middle of its training, K steps, batches,
-metaparameters. In float64 the hypergradient g of each exact route (K = 1: `one_step`, `nested_tape`, `forward_product`;
-K > 1: `unrolled` with and without `recompute`, `forward_mode`) must agree with f, the slope of the outer loss of students
-that were retrained by K plain steps with nudged metaparameters:
+A problem is a pure function of its seed: an architecture, an optimizer in the middle of its
+training, K steps, batches, metaparameters. In float64 the hypergradient g of each exact estimator
+(K = 1: `one_step`, `nested_tape`, `forward_product`; K > 1: `unrolled` with and without
+`recompute`, `forward_mode`) must agree with f, the slope of the outer loss of students that were
+retrained by K plain steps with nudged metaparameters:
 
-    |g - f| <= 1e-7 |f| + 1e-10 scale,    scale = |outer loss after the K steps|
+|g - f| <= 1e-7 |f| + 1e-10 scale, scale = |outer loss after the K steps|
 
-for every component; vectors (per-class metaparameters) are nudged along three random directions. A nudge is relative: one
-unit of a raw metaparameter is its own size, one unit of a smooth or logarithmic coordinate is 1, and directions have length 1
-in these units. So f is the change of the outer loss per relative change of a metaparameter, and scale is the outer loss.
+for every component; vectors (per-class metaparameters) are nudged along three random directions. A
+nudge is relative: one unit of a raw metaparameter is its own size, one unit of a smooth or
+logarithmic coordinate is 1, and directions have length 1 in these units. So f is the change of the
+outer loss per relative change of a metaparameter, and scale is the outer loss.
 
-f is a central difference, extrapolated (Richardson) over steps h, h/2, h/4, h/8, from h = 1/16 on and down to 6e-11 until
-its own error estimate is at most half of the tolerance. The estimate is the largest of: the disagreement between the last
-entries of the extrapolation table, that with the table before, the rounding of the outer loss over the smallest step, and what
-is left of f(h) + f(-h) - 2 f(0) over h, which vanishes with h unless the one-sided slopes differ. Where no step is good enough,
-a problem counts as a "kink" if something in it has kinks (relu and its like, the second derivative of elu, max-pool, a clipped
-gradient, the |g| in Adam's root at g = 0). Otherwise it is "chaotic" if changing the last bit of every weight moves the outer
-loss by so much that no difference of it over such a step could be good enough; else "unresolved". None of them is a pass, and
-an unresolved problem fails the run. So does a route that raises, is not finite, or does not end at the outer loss of the
-retrained student.
+f is a central difference, extrapolated (Richardson) over steps h, h/2, h/4, h/8, from h = 1/16 on
+and down to 6e-11 until its own error estimate is at most half of the tolerance. The estimate is
+the largest of: the disagreement between the last entries of the extrapolation table, that with the
+table before, the rounding of the outer loss over the smallest step, and what is left of f(h) +
+f(-h) - 2 f(0) over h, which vanishes with h unless the one-sided slopes differ. Where no step is
+good enough, a problem counts as a "kink" if something in it has kinks (relu and its like, the
+second derivative of elu, max-pool, a clipped gradient, the |g| in Adam's root at g = 0). Otherwise
+it is "chaotic" if changing the last bit of every weight moves the outer loss by so much that no
+difference of it over such a step could be good enough; else "unresolved". None of them is a pass,
+and an unresolved problem fails the run. So does an estimator that raises, is not finite, or does
+not end at the outer loss of the retrained student.
 
-The first route in float32 is compared with float64 on the same inputs, rounded to float32 for both:
-max |g32 - g64| / (max |g64| + 1e-3 scale). The median of all must be at most 1e-6, and 99 % within 1e-4 of those problems that
-float32 can state: where rounding the inputs alone moves g64 by more than 1e-4 in the same measure, another problem is solved,
-and no arithmetic could mend it. Those are counted and named. Fewer than thirty problems are told, not judged. Keras's Dropout
-draws other masks in float32 than in float64, so problems with it are left out there; `Mask`, the same layer with its draw
-always in float32, takes part. Softsign is not drawn: TensorFlow has no second derivative of it, so that every route raises
-(LookupError: SoftsignGrad), `one_step` too.
+The first estimator in float32 is compared with float64 on the same inputs, rounded to float32 for
+both: max |g32 - g64| / (max |g64| + 1e-3 scale). The median of all must be at most 1e-6, and 99 %
+within 1e-4 of those problems that float32 can state: where rounding the inputs alone moves g64 by
+more than 1e-4 in the same measure, another problem is solved, and no arithmetic could mend it.
+Those are counted and named. Fewer than thirty problems are named, not judged. Keras's Dropout draws
+other masks in float32 than in float64, so problems with it are left out there; `Mask`, the same
+layer with its draw always in float32, takes part. Softsign is not drawn: TensorFlow has no second
+derivative of it, so that every estimator raises (LookupError: SoftsignGrad), `one_step` too.
 """
 
 import argparse
@@ -45,7 +51,7 @@ import numpy as np
 
 RTOL, ATOL = 1e-7, 1e-10
 MEDIAN32, MOST32, FLOOR32, FEW32 = 1e-6, 1e-4, 1e-3, 30
-LONG = 5  # steps from which on routes run as graphs
+LONG = 5  # steps from which on estimators run as graphs
 LEVELS, WIDEST, FINEST = 4, 4, 34  # steps of one extrapolation; h goes from 2**-4 down to 2**-34
 
 # ---- drawing a problem: numbers and names only
@@ -56,7 +62,15 @@ NORMS = ("batch_norm", "layer_norm", "group_norm")
 POOLS = ("max_pool", "overlapping_max_pool", "average_pool")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "rmsprop_momentum", "adam", "adamw")
 SCHEDULES = ("cosine", "exponential", "warmup", "piecewise")
-METAPARAMETERS = ("smooth", "smooth_tied", "raw", "raw_tied", "class_temperatures", "class_weights", "nest")
+METAPARAMETERS = (
+    "smooth",
+    "smooth_tied",
+    "raw",
+    "raw_tied",
+    "class_temperatures",
+    "class_weights",
+    "nest",
+)
 
 
 class Spec(NamedTuple):
@@ -76,14 +90,19 @@ class Spec(NamedTuple):
     lam: tuple  # beta1, beta2, T
     t_squared: bool
     soft: str
-    compiled: bool  # routes in graph mode?
+    compiled: bool  # estimators in graph mode?
 
 
 def draw(seed):
     "The problem of a seed."
     rng = np.random.default_rng(seed)
-    pick = lambda *options, p=None: options[rng.choice(len(options), p=p)]
-    log_uniform = lambda low, high: float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    def pick(*options, p=None):
+        return options[rng.choice(len(options), p=p)]
+
+    def log_uniform(low, high):
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
     images, K = rng.random() < 0.5, pick(1, 2, 5, 20, p=[0.4, 0.25, 0.2, 0.15])
     size = int(rng.integers(5, 9))
     shape = (size, size, int(rng.integers(1, 4))) if images else (int(rng.integers(2, 9)),)
@@ -93,14 +112,28 @@ def draw(seed):
     optimizer = pick(*OPTIMIZERS)
     scalar = kind.startswith(("smooth", "raw")) or kind == "class_weights"
     return Spec(
-        seed, shape, _layers(rng, pick, images, size), int(round(log_uniform(2, 100))), int(round(log_uniform(1, 64))), K,
-        pick(0, 3), optimizer, _numbers(rng, pick, log_uniform, optimizer, lam), pick(None, None, *SCHEDULES[:4]), kind, lam,
-        bool(scalar and rng.random() < 0.4), pick("soft_cross_entropy", "soft_divergence"), rng.random() < 0.25,
-    )  # fmt: skip
+        seed,
+        shape,
+        _layers(rng, pick, images, size),
+        int(round(log_uniform(2, 100))),
+        int(round(log_uniform(1, 64))),
+        K,
+        pick(0, 3),
+        optimizer,
+        _numbers(rng, pick, log_uniform, optimizer, lam),
+        pick(None, None, *SCHEDULES[:4]),
+        kind,
+        lam,
+        bool(scalar and rng.random() < 0.4),
+        pick("soft_cross_entropy", "soft_divergence"),
+        rng.random() < 0.25,
+    )
 
 
 def _layers(rng, pick, images, size):
-    activation = lambda: pick(*SMOOTH) if rng.random() < 0.7 else pick(*KINKED)
+    def activation():
+        return pick(*SMOOTH) if rng.random() < 0.7 else pick(*KINKED)
+
     layers = []
     for _ in range(rng.integers(1, 4)):
         layers.append((pick("conv" if images else "dense", "residual", p=[0.7, 0.3]), activation()))
@@ -133,17 +166,25 @@ def _numbers(rng, pick, log_uniform, optimizer, lam):
 def has_kinks(spec):
     "Whether something in the problem is not smooth."
     parts = {name for layer in spec.layers for name in layer}
-    return bool(parts & {*KINKED, *POOLS[:2]}) or "clip" in spec.numbers or spec.optimizer.startswith("adam")
+    return (
+        bool(parts & {*KINKED, *POOLS[:2]})
+        or "clip" in spec.numbers
+        or spec.optimizer.startswith("adam")
+    )
 
 
 def describe(spec):
     "One line."
     numbers = " ".join(f"{name}={value:.3g}" for name, value in spec.numbers.items())
-    layers = " ".join(kind + (f"({activation})" if activation else "") for kind, activation in spec.layers)
+    layers = " ".join(
+        kind + (f"({activation})" if activation else "") for kind, activation in spec.layers
+    )
     b1, b2, T = spec.lam
     return (
-        f"{'x'.join(map(str, spec.shape))} {layers} -> {spec.classes} classes, batch {spec.batch}, K={spec.K} after {spec.warm}; "
-        f"{spec.optimizer} {numbers} {spec.schedule or 'constant'}; {spec.metaparameters} b1={b1:.3g} b2={b2:.3g} T={T:.3g} "
+        f"{'x'.join(map(str, spec.shape))} {layers} -> {spec.classes} classes, batch "
+        f"{spec.batch}, K={spec.K} after {spec.warm}; "
+        f"{spec.optimizer} {numbers} {spec.schedule or 'constant'}; {spec.metaparameters} "
+        f"b1={b1:.3g} b2={b2:.3g} T={T:.3g} "
         f"{spec.soft}{' T^2' * spec.t_squared}{', compiled' * spec.compiled}"
     )
 
@@ -152,7 +193,7 @@ def describe(spec):
 
 
 class Task(NamedTuple):
-    "The arguments of a route, and what lam looks like as a plain point."
+    "The arguments of an estimator, and what lam looks like as a plain point."
 
     problem: Any
     optimizer: Any
@@ -177,7 +218,14 @@ def _model(spec, dtype):
 
 def _layer(L, kind, activation, x, seed, dtype):
     options = {"activation": activation, "dtype": dtype}
-    wide = lambda n: L.Dense(n, **options) if len(x.shape) == 2 else L.Conv2D(n, 3, padding="same", **options)
+
+    def wide(n):
+        return (
+            L.Dense(n, **options)
+            if len(x.shape) == 2
+            else L.Conv2D(n, 3, padding="same", **options)
+        )
+
     if kind == "residual":
         return lambda x: L.Add(dtype=dtype)([x, wide(x.shape[-1])(x)])
     if kind == "group_norm":
@@ -201,10 +249,14 @@ def _mask():
     import tensorflow as tf
 
     class Mask(keras.layers.Dropout):
-        "Dropout whose draw is float32 whatever its dtype, so that every precision drops the same units."
+        """Dropout whose draw is float32 whatever its dtype, so that every precision drops the same
+        units.
+        """
 
         def call(self, inputs, training=False):
-            return inputs * tf.cast(super().call(tf.ones_like(inputs, tf.float32), training=training), inputs.dtype)
+            return inputs * tf.cast(
+                super().call(tf.ones_like(inputs, tf.float32), training=training), inputs.dtype
+            )
 
     return Mask
 
@@ -214,7 +266,9 @@ def _weights(rng, model):
     drawn = []
     for v in model.trainable_variables:
         noise, fan_in = rng.normal(size=v.shape), np.prod(v.shape[:-1])
-        drawn.append(noise / np.sqrt(fan_in) if len(v.shape) > 1 else 0.1 * noise + (v.name == "gamma"))
+        drawn.append(
+            noise / np.sqrt(fan_in) if len(v.shape) > 1 else 0.1 * noise + (v.name == "gamma")
+        )
     return drawn
 
 
@@ -235,28 +289,44 @@ def _optimizer(spec):
         "cosine": lambda: optimizers.cosine(rate, 25, rate / 10),
         "exponential": lambda: optimizers.exponential(rate, 0.5, 10),
         "warmup": lambda: optimizers.warmup(rate, 5),
-        "piecewise": lambda: keras.optimizers.schedules.PiecewiseConstantDecay([1, 4], [rate, rate / 2, rate / 4]),
+        "piecewise": lambda: keras.optimizers.schedules.PiecewiseConstantDecay(
+            [1, 4], [rate, rate / 2, rate / 4]
+        ),
     }
-    rule = {"momentum": "sgd", "nesterov": "sgd", "rmsprop_momentum": "rmsprop"}.get(spec.optimizer, spec.optimizer)
+    rule = {"momentum": "sgd", "nesterov": "sgd", "rmsprop_momentum": "rmsprop"}.get(
+        spec.optimizer, spec.optimizer
+    )
     return getattr(optimizers, rule)(**spec.numbers | {"rate": schedules[spec.schedule]()})
 
 
 def _problem(spec, model, rng):
     "The bilevel problem, the way from a point to lam, the point, and the size of a nudge."
     from distillnb import losses
+    from distillnb.parametrization import box, unconstrained
+    from distillnb.problem import distillation
 
     soft = getattr(losses, spec.soft)
     if spec.metaparameters.startswith(("smooth", "raw")):
         tie = "sum_to_one" if spec.metaparameters.endswith("tied") else None
         wide = (1e-3, 1e-3, 0.01), (0.999, 0.999, 1000.0) if tie else (10.0, 10.0, 1000.0)
         raw = spec.metaparameters.startswith("raw")
-        coordinates = (losses.box if raw else losses.smooth)(*wide, tie)
-        point = coordinates.encode(losses.Metaparameters(*spec.lam), "float64").numpy()
+        parametrization = (box if raw else unconstrained)(*wide, tie)
+        point = parametrization.unconstrain(losses.Metaparameters(*spec.lam), "float64").numpy()
         unit = np.abs(point) if raw else np.ones_like(point)
-        return losses.distillation(model, coordinates, spec.t_squared, soft), lambda point: point, point, unit
+        return (
+            distillation(model, parametrization, spec.t_squared, soft),
+            lambda point: point,
+            point,
+            unit,
+        )
     per_class, pack, point = _per_class(spec, rng)
-    problem = losses.distillation(model, losses.smooth())
-    return problem._replace(inner=_inner(spec, model, per_class, soft)), pack, point, np.ones_like(point)
+    problem = distillation(model, unconstrained())
+    return (
+        problem._replace(inner=_inner(spec, model, per_class, soft)),
+        pack,
+        point,
+        np.ones_like(point),
+    )
 
 
 def _per_class(spec, rng):
@@ -266,28 +336,44 @@ def _per_class(spec, rng):
     from distillnb.losses import Metaparameters
 
     (b1, b2, T), C = spec.lam, spec.classes
-    near = lambda value: np.log(value) + 0.3 * rng.normal(size=C)
-    weigh = lambda u, y: tf.gather(tf.exp(u), y)
+
+    def near(value):
+        return np.log(value) + 0.3 * rng.normal(size=C)
+
+    def weigh(u, y):
+        return tf.gather(tf.exp(u), y)
+
     if spec.metaparameters == "class_temperatures":
         return lambda lam, y: Metaparameters(b1, b2, tf.exp(lam)), lambda point: point, near(T)
     if spec.metaparameters == "class_weights":
         return lambda lam, y: Metaparameters(weigh(lam, y), b2, T), lambda point: point, near(b1)
-    both = lambda lam, y: Metaparameters(weigh(lam["weights"], y), b2, tf.exp(lam["temperatures"]))
-    return both, lambda point: {"temperatures": point[:C], "weights": point[C:]}, np.concatenate([near(T), near(b1)])
+
+    def both(lam, y):
+        return Metaparameters(weigh(lam["weights"], y), b2, tf.exp(lam["temperatures"]))
+
+    return (
+        both,
+        lambda point: {"temperatures": point[:C], "weights": point[C:]},
+        np.concatenate([near(T), near(b1)]),
+    )
 
 
 def _inner(spec, model, per_class, soft):
     import tensorflow as tf
 
     from distillnb.losses import hinton
-    from distillnb.second_order import safe
+    from distillnb.second_order import with_safe_layers
 
-    student = safe(model)
+    student = with_safe_layers(model)
 
     def _loss(weights, lam, batch, non_trainable=()):
         z, after = student.stateless_call(weights, non_trainable, batch["x"], training=True)
-        losses = hinton(batch["y"], z, batch["teacher_logits"], per_class(lam, batch["y"]), spec.t_squared, soft)
-        return tf.reduce_mean(losses), tf.nest.pack_sequence_as(non_trainable, tf.nest.flatten(after))
+        losses = hinton(
+            batch["y"], z, batch["teacher_logits"], per_class(lam, batch["y"]), spec.t_squared, soft
+        )
+        return tf.reduce_mean(losses), tf.nest.pack_sequence_as(
+            non_trainable, tf.nest.flatten(after)
+        )
 
     return _loss
 
@@ -296,15 +382,24 @@ def build(spec, dtype="float64", begun=None):
     "The task of a problem; in another dtype its student is begun's, rounded."
     import tensorflow as tf
 
-    from distillnb.hypergradient import begin
+    from distillnb.hypergradient import init_student
 
     rng = np.random.default_rng([spec.seed, 1])
     model = _model(spec, dtype)
     problem, pack, point, unit = _problem(spec, model, rng)
     optimizer, weights = _optimizer(spec), _weights(rng, model)
-    warm, train, val = (_batches(rng, spec, *shape) for shape in ((spec.warm, spec.batch), (spec.K, spec.batch), (spec.batch,)))
-    warm, train, val = (tf.nest.map_structure(lambda a: _as(a, dtype), each) for each in (warm, train, val))
-    student = begin([_as(w, dtype) for w in weights], optimizer, [v.value for v in model.non_trainable_variables])
+    warm, train, val = (
+        _batches(rng, spec, *shape)
+        for shape in ((spec.warm, spec.batch), (spec.K, spec.batch), (spec.batch,))
+    )
+    warm, train, val = (
+        tf.nest.map_structure(lambda a: _as(a, dtype), each) for each in (warm, train, val)
+    )
+    student = init_student(
+        [_as(w, dtype) for w in weights],
+        optimizer,
+        [v.value for v in model.non_trainable_variables],
+    )
     task = Task(problem, optimizer, student, pack, point, unit, train, val)
     if begun is not None:
         return task._replace(student=tf.nest.map_structure(lambda a: _as(a, dtype), begun))
@@ -330,7 +425,9 @@ def _stepper(task):
 
     from distillnb.hypergradient import plain_step
 
-    step = lambda student, lam, batch: plain_step(task.problem, task.optimizer, student, lam, batch)[0]
+    def step(student, lam, batch):
+        return plain_step(task.problem, task.optimizer, student, lam, batch)[0]
+
     return tf.function(step, autograph=False)
 
 
@@ -349,8 +446,15 @@ def retrained(task):
     K = task.train["y"].shape[0]
 
     def _arrive(student, lam):
-        step = lambda k, student: (k + 1, plain_step(task.problem, task.optimizer, student, lam, _nth(task.train, k))[0])
-        _, student = tf.while_loop(lambda k, _: k < K, step, (tf.constant(0), student), maximum_iterations=K)
+        def step(k, student):
+            return (
+                k + 1,
+                plain_step(task.problem, task.optimizer, student, lam, _nth(task.train, k))[0],
+            )
+
+        _, student = tf.while_loop(
+            lambda k, _: k < K, step, (tf.constant(0), student), maximum_iterations=K
+        )
         return task.problem.outer(student.weights, task.val, student.non_trainable)
 
     arrive = tf.function(_arrive, autograph=False)
@@ -366,43 +470,57 @@ class Slope(NamedTuple):
 
 
 def slope(function, at, direction, enough):
-    "The slope of a function along a direction, by the first step whose error estimate is enough, else the best."
+    """The slope of a function along a direction, by the first step whose error estimate is enough,
+    else the best.
+    """
     centre, ends, found = function(at), [], [Slope(np.nan, np.inf, 0.0)]
     for j in range(WIDEST, FINEST + 1):
         h = 2.0**-j
         ends.append((h, function(at + h * direction), function(at - h * direction)))
         if len(ends) >= LEVELS:
             now = _richardson(ends[-LEVELS:], centre)
-            found.append(now._replace(error=np.nanmax([now.error, abs(now.value - found[-1].value)])))
+            found.append(
+                now._replace(error=np.nanmax([now.error, abs(now.value - found[-1].value)]))
+            )
             if found[-1].error <= enough(now.value):
                 break
     return min(found, key=lambda s: s.error)
 
 
 def _richardson(ends, centre):
-    "Extrapolate central differences at h, h/2, h/4, ..., and see whether the one-sided slopes agree."
+    """Extrapolate central differences at h, h/2, h/4, ..., and see whether the one-sided slopes
+    agree.
+    """
     rows = [[(up - down) / (2 * h) for h, up, down in ends]]
-    kinks = [[(up + down - 2 * centre) / h for h, up, down in ends]]  # about h times the second derivative
+    kinks = [
+        [(up + down - 2 * centre) / h for h, up, down in ends]
+    ]  # about h times the second derivative
     for power in range(1, len(ends)):
         rows.append(_extrapolate(rows[-1], 4**power))
         kinks.append(_extrapolate(kinks[-1], 2 * 4 ** (power - 1)))
     h, value = ends[-1][0], rows[-1][0]
     rounding = 4 * np.finfo(float).eps * abs(centre) / h
-    return Slope(value, max(rounding, abs(value - rows[-2][-1]), abs(value - rows[-3][-1]), abs(kinks[2][-1])), h)
+    return Slope(
+        value,
+        max(rounding, abs(value - rows[-2][-1]), abs(value - rows[-3][-1]), abs(kinks[2][-1])),
+        h,
+    )
 
 
 def _extrapolate(row, factor):
     return [b + (b - a) / (factor - 1) for a, b in zip(row, row[1:], strict=False)]
 
 
-# ---- the routes
+# ---- the estimators
 
 
-def routes(spec):
-    "Names of the routes that apply; of the dear ones for K > 1 a random choice."
+def estimators(spec):
+    "Names of the estimators that apply; of the expensive ones for K > 1 a random choice."
     if spec.K == 1:
         return ["one_step", "nested_tape", "forward_product"]
-    vector = spec.metaparameters.startswith(("smooth", "raw")) or (spec.metaparameters != "nest" and spec.classes <= 3)
+    vector = spec.metaparameters.startswith(("smooth", "raw")) or (
+        spec.metaparameters != "nest" and spec.classes <= 3
+    )
     chance = np.random.default_rng([spec.seed, 2]).random()
     if vector and chance < 0.4:
         return ["unrolled", "forward_mode"]
@@ -410,7 +528,7 @@ def routes(spec):
 
 
 def take(name, spec, task):
-    "The Step of a route."
+    "The Step of an estimator."
     import tensorflow as tf
 
     from distillnb import horizons, hypergradient
@@ -418,16 +536,25 @@ def take(name, spec, task):
     lam = task.pack(_as(task.point, task.val["x"].dtype))
     if name == "forward_mode":
         return _forward(spec, task, lam)
-    route = {
+    estimator = {
         "unrolled": lambda: horizons.unrolled(spec.K),
         "recompute": lambda: horizons.unrolled(spec.K, recompute=True),
         "forward_product": hypergradient.forward_product,
     }.get(name, lambda: getattr(hypergradient, name))()
     train = _nth(task.train, 0) if spec.K == 1 else task.train
-    problem, graph, long = task.problem, lambda call: tf.function(call, autograph=False), spec.K >= LONG
-    if name == "unrolled" and long:  # a graph of all steps is long to trace, single operations are long to run
+    problem, graph, long = (
+        task.problem,
+        lambda call: tf.function(call, autograph=False),
+        spec.K >= LONG,
+    )
+    if (
+        name == "unrolled" and long
+    ):  # a graph of all steps is long to trace, single operations are long to run
         problem = problem._replace(inner=graph(problem.inner), outer=graph(problem.outer))
-    call = lambda student, lam: route(problem, task.optimizer, student, lam, train, task.val)
+
+    def call(student, lam):
+        return estimator(problem, task.optimizer, student, lam, train, task.val)
+
     whole = name == "recompute" if long else spec.compiled
     return (graph(call) if whole else call)(task.student, lam)
 
@@ -437,7 +564,9 @@ def _forward(spec, task, lam):
 
     from distillnb.horizons import forward_mode, with_tangents
 
-    call = lambda student, batch: forward_mode(task.problem, task.optimizer, student, lam, batch, task.val)
+    def call(student, batch):
+        return forward_mode(task.problem, task.optimizer, student, lam, batch, task.val)
+
     call = tf.function(call, autograph=False) if spec.compiled or spec.K >= LONG else call
     student = with_tangents(task.student, lam)
     for k in range(spec.K):
@@ -450,7 +579,9 @@ def flat(hypergradient):
     "A hypergradient as a float64 vector [P]."
     import tensorflow as tf
 
-    return np.concatenate([np.ravel(a.numpy()).astype("float64") for a in tf.nest.flatten(hypergradient)])
+    return np.concatenate(
+        [np.ravel(a.numpy()).astype("float64") for a in tf.nest.flatten(hypergradient)]
+    )
 
 
 # ---- the verdict
@@ -462,8 +593,8 @@ class Outcome(NamedTuple):
     seed: int
     verdict: str  # pass, fail, kink, chaotic or unresolved
     ratio: float  # largest |g - f| / tolerance of the components with a good f
-    error32: float  # of the first route in float32; nan: not compared
-    moved32: float  # how far rounding the inputs to float32 moves the float64 hypergradient, in the same measure
+    error32: float  # of the first estimator in float32; nan: not compared
+    moved32: float  # how far inputs rounded to float32 move the float64 one, in the same measure
     seconds: float
     notes: list
 
@@ -481,25 +612,37 @@ def judge(spec):
     task = build(spec)
     function, nudges = retrained(task), directions(spec, task)
     scale = abs(function(task.point))
-    tolerance = lambda f: RTOL * abs(f) + ATOL * scale
+
+    def tolerance(f):
+        return RTOL * abs(f) + ATOL * scale
+
     slopes = [slope(function, task.point, nudge, lambda f: tolerance(f) / 2) for nudge in nudges]
     good = np.array([s.error <= tolerance(s.value) / 2 for s in slopes])
     f = np.array([s.value for s in slopes])
-    notes = [f"outer loss {scale:.6g}"] + [f"f = {s.value:.12g}, error {s.error:.1e}, h = {s.h:.1e}" for s in slopes]
+    notes = [f"outer loss {scale:.6g}"] + [
+        f"f = {s.value:.12g}, error {s.error:.1e}, h = {s.h:.1e}" for s in slopes
+    ]
     ratio, first = 0.0, None
-    for name in routes(spec):
+    for name in estimators(spec):
         step = take(name, spec, task)
         g = nudges @ flat(step.hypergradient)
         first = g if first is None else first
         ratios = np.abs(g - f) / tolerance(f)
         there = abs(float(step.outer_loss) - scale) <= 1e-12 * scale and np.isfinite(g).all()
         ratio = max([ratio, *ratios[good]]) if there else np.inf
-        notes.append(f"{name}: g = {g}, |g - f| / tolerance = {ratios.round(4)}{'' if there else ', arrives elsewhere'}")
-    verdict = "fail" if not ratio <= 1 else "pass" if good.all() else "kink" if has_kinks(spec) else None
+        notes.append(
+            f"{name}: g = {g}, |g - f| / tolerance = "
+            f"{ratios.round(4)}{'' if there else ', arrives elsewhere'}"
+        )
+    verdict = (
+        "fail" if not ratio <= 1 else "pass" if good.all() else "kink" if has_kinks(spec) else None
+    )
     if verdict is None:
         noise = abs(retrained(_shaken(task))(task.point) - function(task.point))
         bad = [s for s, well in zip(slopes, good, strict=True) if not well]
-        verdict = "chaotic" if all(noise / s.h > tolerance(s.value) / 2 for s in bad) else "unresolved"
+        verdict = (
+            "chaotic" if all(noise / s.h > tolerance(s.value) / 2 for s in bad) else "unresolved"
+        )
         notes.append(f"the last bit of every weight moves the outer loss by {noise:.1e}")
     return verdict, ratio, *_float32(spec, task, nudges, first, scale), notes
 
@@ -513,7 +656,7 @@ def _shaken(task):
 
 
 def _again(spec, task, nudges):
-    name = "recompute" if spec.K >= LONG else routes(spec)[0]
+    name = "recompute" if spec.K >= LONG else estimators(spec)[0]
     return nudges @ flat(take(name, spec._replace(compiled=False), task).hypergradient)
 
 
@@ -524,7 +667,10 @@ def _float32(spec, task, nudges, g, scale):
     if any(kind == "dropout" for kind, _ in spec.layers):
         return np.nan, np.nan
     rounded = build(spec, "float32", task.student)
-    exact = lambda tree: tf.nest.map_structure(lambda a: _as(a, "float64"), tree)
+
+    def exact(tree):
+        return tf.nest.map_structure(lambda a: _as(a, "float64"), tree)
+
     same = task._replace(
         student=exact(rounded.student),
         train=exact(rounded.train),
@@ -532,7 +678,10 @@ def _float32(spec, task, nudges, g, scale):
         point=task.point.astype("float32").astype("float64"),
     )
     g32, g64 = _again(spec, rounded, nudges), _again(spec, same, nudges)
-    measure = lambda a, b: float(np.abs(a - b).max() / (np.abs(b).max() + FLOOR32 * scale))
+
+    def measure(a, b):
+        return float(np.abs(a - b).max() / (np.abs(b).max() + FLOOR32 * scale))
+
     return measure(g32, g64), measure(g64, g)
 
 
@@ -567,7 +716,9 @@ def check(seed):
 
 
 def run(seeds, workers):
-    "The outcomes of many seeds; all processes are replaced after fifty problems each, so that memory is bounded."
+    """The outcomes of many seeds; all processes are replaced after fifty problems each, so that
+    memory is bounded.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
@@ -578,9 +729,13 @@ def run(seeds, workers):
         os.environ.setdefault(f"TF_NUM_{kind}OP_THREADS", "1")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     with tqdm(total=len(seeds), disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, len(seeds), 50 * workers):  # not max_tasks_per_child, which can hang (CPython issue 115634)
+        for start in range(
+            0, len(seeds), 50 * workers
+        ):  # not max_tasks_per_child, which can hang (CPython issue 115634)
             with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-                waiting = {seed: pool.submit(check, seed) for seed in seeds[start : start + 50 * workers]}
+                waiting = {
+                    seed: pool.submit(check, seed) for seed in seeds[start : start + 50 * workers]
+                }
                 for seed, future in waiting.items():
                     try:
                         yield future.result()
@@ -595,17 +750,28 @@ VERDICTS = ("pass", "fail", "kink", "chaotic", "unresolved")
 def tell(outcomes, seconds):
     "Print the summary; True if nothing failed."
     by = {verdict: [o for o in outcomes if o.verdict == verdict] for verdict in VERDICTS}
-    print(f"{len(outcomes)} problems, " + ", ".join(f"{len(found)} {verdict}" for verdict, found in by.items()))
+    print(
+        f"{len(outcomes)} problems, "
+        + ", ".join(f"{len(found)} {verdict}" for verdict, found in by.items())
+    )
     for verdict in ("fail", "chaotic", "unresolved"):
         for o in by[verdict]:
-            print(f"\n{verdict}, seed {o.seed}: {describe(draw(o.seed))}\n  " + "\n  ".join(o.notes))
+            print(
+                f"\n{verdict}, seed {o.seed}: {describe(draw(o.seed))}\n  " + "\n  ".join(o.notes)
+            )
     if by["kink"]:
         print("kinks, seeds:", *(o.seed for o in by["kink"]))
     worst = max(outcomes, key=lambda o: o.ratio)
-    print(f"worst: {worst.ratio:.3g} of its tolerance, seed {worst.seed}: {describe(draw(worst.seed))}")
+    print(
+        f"worst: {worst.ratio:.3g} of its tolerance, seed {worst.seed}: "
+        f"{describe(draw(worst.seed))}"
+    )
     precise = _tell32([o for o in outcomes if np.isfinite(o.error32)])
     each = [o.seconds for o in outcomes]
-    print(f"{seconds:.0f} s in all; one problem takes {np.mean(each):.2f} s, at most {max(each):.1f} s")
+    print(
+        f"{seconds:.0f} s in all; one problem takes {np.mean(each):.2f} s, at most "
+        f"{max(each):.1f} s"
+    )
     return not by["fail"] and not by["unresolved"] and precise
 
 
@@ -615,12 +781,20 @@ def _tell32(outcomes):
     stated = [o for o in outcomes if o.moved32 <= MOST32]
     errors, judged = (np.array([o.error32 for o in part]) for part in (outcomes, stated))
     others = [o.seed for o in outcomes if not o.moved32 <= MOST32]
-    print(f"float32, {len(errors)} problems: median {np.median(errors):.1e}, 99 % {np.quantile(errors, 0.99):.1e}")
-    print(f"  {len(others)} that float32 cannot state, since rounded inputs move them by more than {MOST32:g}, seeds:", *others)
+    print(
+        f"float32, {len(errors)} problems: median {np.median(errors):.1e}, 99 % "
+        f"{np.quantile(errors, 0.99):.1e}"
+    )
+    print(
+        f"  {len(others)} that float32 cannot state, since rounded inputs move them by more than "
+        f"{MOST32:g}, seeds:",
+        *others,
+    )
     if not stated:
         return len(errors) < FEW32
     most = np.quantile(judged, 0.99)
-    print(f"  the other {len(judged)}: 99 % {most:.1e}, worst {judged.max():.1e}, seeds of the worst:",
+    print(f"  the other {len(judged)}: 99 % {most:.1e}, worst {judged.max():.1e}, seeds of the "
+          "worst:",
           *(stated[i].seed for i in np.argsort(judged)[: -6 : -1]))  # fmt: skip
     enough = len(errors) < FEW32 or np.median(errors) <= MEDIAN32 and most <= MOST32
     if not enough:
@@ -633,13 +807,14 @@ def main():
     parser.add_argument("problems", type=int, nargs="?", default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, metavar="SEED0", help="the first seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    parser.add_argument("--seed", type=int, help="only this problem, told at length")
+    parser.add_argument("--seed", type=int, help="only this problem, described at length")
     options = parser.parse_args()
     if options.seed is not None:
         outcome = check(options.seed)
         print(describe(draw(options.seed)), *outcome.notes, sep="\n  ")
         print(
-            f"{outcome.verdict}, {outcome.ratio:.3g} of its tolerance, float32 {outcome.error32:.1e} "
+            f"{outcome.verdict}, {outcome.ratio:.3g} of its tolerance, float32 "
+            f"{outcome.error32:.1e} "
             f"(rounded inputs move it by {outcome.moved32:.1e}), {outcome.seconds:.1f} s"
         )
         sys.exit(outcome.verdict in ("fail", "unresolved"))

@@ -1,8 +1,10 @@
-"""The peak memory of one route on one student, in a process of its own: prints {"added_mb", "peak_mb"} as JSON.
+"""The peak memory of one estimator on one student, in a process of its own: prints {"added_mb",
+"peak_mb"} as JSON.
 
-    python -m benchmarks.memory conv one_step
+python -m benchmarks.memory conv one_step
 
-Added is what the process grows by from just before the first step (data and TensorFlow loaded) to the peak of three steps.
+Added is what the process grows by from just before the first step (data and TensorFlow loaded) to
+the peak of three steps.
 """
 
 import json
@@ -10,10 +12,13 @@ import os
 import resource
 import sys
 
-os.environ.update({"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
+os.environ.update(
+    {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+)
 
-from distillnb import cost, horizons
-from distillnb.hypergradient import begin, plain_step
+from distillnb import horizons
+from distillnb.hypergradient import init_student, plain_step
+from distillnb.lab import benchmark
 from distillnb.optimizers import sgd
 
 
@@ -35,19 +40,22 @@ def forget():
         pass
 
 
-def main(name, route):
+def main(name, estimator):
     import tensorflow as tf
 
-    given, optimizer, K = cost.case(name), sgd(0.05), None
-    if " " in route:
-        kind, K = route.split()[0], int(route.split()[1])
+    given, optimizer, K = benchmark.case(name), sgd(0.05), None
+    if " " in estimator:
+        kind, K = estimator.split()[0], int(estimator.split()[1])
         chosen = horizons.unrolled(K, recompute=kind == "recompute")
     else:
-        chosen = cost.routes()[route][0]
-    student = begin(given.weights, optimizer, given.non_trainable)
-    student = horizons.with_tangents(student, given.lam) if route == "forward_mode" else student
+        chosen = benchmark.estimators()[estimator][0]
+    student = init_student(given.weights, optimizer, given.non_trainable)
+    student = horizons.with_tangents(student, given.lam) if estimator == "forward_mode" else student
     stack = (lambda v: tf.repeat(v[None], K, 0)) if K else tf.constant
-    train, val = {k: stack(v) for k, v in given.train.items()}, {k: tf.constant(v) for k, v in given.val.items()}
+    train, val = (
+        {k: stack(v) for k, v in given.train.items()},
+        {k: tf.constant(v) for k, v in given.val.items()},
+    )
 
     def step(student, lam, train, val):
         if chosen is None:

@@ -1,6 +1,8 @@
-"""What workers on one machine pay for their messages. `benchmarks.bench --only workers` starts these processes.
+"""What workers on one machine pay for their messages. `benchmarks.bench --only workers` starts
+these processes.
 
-    python -m benchmarks.workers INDEX PORT [PORT ...]     one worker of so many; the first prints its seconds as JSON
+python -m benchmarks.workers INDEX PORT [PORT ...] one worker of so many; the first prints its
+seconds as JSON
 """
 
 import json
@@ -21,13 +23,18 @@ BATCH = 128  # of all workers together
 def main(index, ports):
     "One worker. TensorFlow is imported when its place in the cluster is known."
     ports = [f"127.0.0.1:{port}" for port in ports]
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}})
+    os.environ["TF_CONFIG"] = json.dumps(
+        {"cluster": {"worker": ports}, "task": {"type": "worker", "index": index}}
+    )
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     count = len(ports)
-    found = {"workers": count, "messages": list(messages(strategy)) if count > 1 else [],
-             "steps": list(steps(strategy)) if BATCH % count == 0 else []}
+    found = {
+        "workers": count,
+        "messages": list(messages(strategy)) if count > 1 else [],
+        "steps": list(steps(strategy)) if BATCH % count == 0 else [],
+    }
     if index == 0:
         print(json.dumps(found), flush=True)
 
@@ -47,13 +54,15 @@ def messages(strategy):
     "An average of so many floats, and the same call without the message."
     import tensorflow as tf
 
-    from distillnb.workers import mean
+    from distillnb.distributed import all_reduce_mean
+
+    def seconds_of(function, vector):
+        call = tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
+        return median(lambda: call(vector)[:1].numpy())
 
     for n in FLOATS:
         vector = tf.ones([n])
-        run = lambda function: tf.function(lambda v: strategy.run(function, (v,)), autograph=False)
-        send, silent = run(mean), run(lambda v: v * 2.0)
-        seconds = median(lambda: send(vector)[:1].numpy()) - median(lambda: silent(vector)[:1].numpy())
+        seconds = seconds_of(all_reduce_mean, vector) - seconds_of(lambda v: v * 2.0, vector)
         yield {"floats": n, "seconds": seconds}
 
 
@@ -61,18 +70,27 @@ def steps(strategy):
     "Plain and bilevel steps of a batch that all workers share."
     import tensorflow as tf
 
-    from distillnb import cost, training
+    from distillnb.bilevel_step import init_train_state
+    from distillnb.distributed import distributed_steps
+    from distillnb.lab import benchmark
+    from distillnb.meta_updates import gradient
     from distillnb.optimizers import sgd
-    from distillnb.workers import joint_steps
 
     for name, model in (("mlp", None), ("wide", wide())):
-        given, rule, move = cost.case("mlp", model, BATCH), sgd(0.05), training.gradient(sgd(0.01))
-        state = training.start(given.weights, given.lam, rule, move)
+        given, rule, move = benchmark.case("mlp", model, BATCH), sgd(0.05), gradient(sgd(0.01))
+        state = init_train_state(given.weights, given.lam, rule, move)
         row = {"workload": name, "weights": sum(w.size for w in given.weights)}
-        piles = [tf.nest.map_structure(tf.constant, pile) for pile in (given.train, given.val)]
-        turns, rows = joint_steps(strategy, given.problem, rule, move, piles), tf.range(len(given.train["y"]))
+        data = [tf.nest.map_structure(tf.constant, part) for part in (given.train, given.val)]
+        turns, rows = (
+            distributed_steps(strategy, given.problem, rule, move, data),
+            tf.range(len(given.train["y"])),
+        )
         for wanted, kind in ((False, "plain"), (True, "bilevel")):
-            row[kind] = median(lambda turn=turns[wanted]: turn(state, rows, rows)[1].inner_loss.numpy())
+            row[kind] = median(
+                lambda turn=turns[wanted], state=state, rows=rows: turn(state, rows, rows)[
+                    1
+                ].inner_loss.numpy()
+            )
         yield row
 
 
@@ -81,7 +99,14 @@ def wide():
     import keras
 
     layers = keras.layers
-    return keras.Sequential([keras.Input((784,)), layers.Dense(1024, "relu"), layers.Dense(256, "relu"), layers.Dense(10)])
+    return keras.Sequential(
+        [
+            keras.Input((784,)),
+            layers.Dense(1024, "relu"),
+            layers.Dense(256, "relu"),
+            layers.Dense(10),
+        ]
+    )
 
 
 def cluster(count):
@@ -93,11 +118,19 @@ def cluster(count):
     for hold in holds:
         hold.close()
     command = [sys.executable, "-m", "benchmarks.workers"]
-    crew = [subprocess.Popen([*command, str(i), *ports], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                             env=os.environ | {"no_proxy": "127.0.0.1"})
-            for i in range(count)]
-    told = [process.communicate(timeout=600)[0] for process in crew]
-    return json.loads(told[0].splitlines()[-1])
+    crew = [
+        subprocess.Popen(
+            [*command, str(i), *ports],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"no_proxy": "127.0.0.1"},
+        )
+        for i in range(count)
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in crew]
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The four workloads of the benchmarks, made from one seed by NumPy alone, so that every framework has the same numbers.
+"""The four workloads of the benchmarks, made from one seed by NumPy alone, so that every framework
+has the same numbers.
 
-Dense kernels are [in, out], convolutions [height, width, in, out], images [batch, height, width, channels]. The nets:
-linear 3-2; mlp 784-128-10 with ReLU; conv three times (3x3 same, ReLU, 2x2 max-pool) with 8, 16, 32 channels, then dense
-64 ReLU and dense 10; resnet ResNet-8, post-activation, batch norm with the batch's statistics (epsilon 1e-3) and a 1x1
-projection where the width grows. Weights are in the order in which a Keras model of these layers lists them.
+Dense kernels are [in, out], convolutions [height, width, in, out], images [batch, height, width,
+channels]. The nets: linear 3-2; mlp 784-128-10 with ReLU; conv three times (3x3 same, ReLU, 2x2
+max-pool) with 8, 16, 32 channels, then dense 64 ReLU and dense 10; resnet ResNet-8,
+post-activation, batch norm with the batch's statistics (epsilon 1e-3) and a 1x1 projection where
+the width grows. Weights are in the order in which a Keras model of these layers lists them.
 """
 
 from typing import NamedTuple
@@ -15,7 +17,12 @@ LAM0 = np.array([0.6, 0.7, 3.0], "float32")  # beta1, beta2, T
 RATE, OUTER_RATE = 0.05, 0.1  # of the student's SGD, of the metaparameters' SGD
 RESTARTS, STEPS = 10, 2000  # of the whole synthetic experiment
 WIDTHS = (16, 32, 64)  # of the stages of the resnet
-SHAPES = {"linear": (3,), "mlp": (784,), "conv": (32, 32, 3), "resnet": (32, 32, 3)}  # of one example
+SHAPES = {
+    "linear": (3,),
+    "mlp": (784,),
+    "conv": (32, 32, 3),
+    "resnet": (32, 32, 3),
+}  # of one example
 
 
 class Workload(NamedTuple):
@@ -34,17 +41,31 @@ def weight_shapes(name):
         return [(784, 128), (128,), (128, 10), (10,)]
     if name == "conv":
         convolutions = [((3, 3, a, b), (b,)) for a, b in ((3, 8), (8, 16), (16, 32))]
-        return [shape for pair in convolutions for shape in pair] + [(512, 64), (64,), (64, 10), (10,)]
+        return [shape for pair in convolutions for shape in pair] + [
+            (512, 64),
+            (64,),
+            (64, 10),
+            (10,),
+        ]
     shapes, before = [(3, 3, 3, 16), (16,), (16,)], 16
     for width in WIDTHS:
-        shapes += [(3, 3, before, width), (width,), (width,), (3, 3, width, width), (width,), (width,)]
+        shapes += [
+            (3, 3, before, width),
+            (width,),
+            (width,),
+            (3, 3, width, width),
+            (width,),
+            (width,),
+        ]
         shapes += [(1, 1, before, width)] if width != before else []
         before = width
     return [*shapes, (64, 10), (10,)]
 
 
 def _initial(name, random):
-    "Normal kernels of variance 1/inputs; small biases; batch norm's scales, the vectors after a kernel of the resnet, near 1."
+    """Normal kernels of variance 1/inputs; small biases; batch norm's scales, the vectors after a
+    kernel of the resnet, near 1.
+    """
     weights, before = [], ()
     for shape in weight_shapes(name):
         noise = random.standard_normal(shape)
@@ -66,13 +87,19 @@ def _pictures(name, classes, random):
 
 
 def _batch(pictures, size, random):
-    "Examples around the pictures, with labels of which a fifth is wrong, and a teacher who half knows."
+    """Examples around the pictures, with labels of which a fifth is wrong, and a teacher who half
+    knows.
+    """
     classes = len(pictures)
     truth = random.integers(0, classes, size)
     x = pictures[truth] + random.standard_normal((size, *pictures.shape[1:]))
     y = np.where(random.uniform(size=size) < 0.2, random.integers(0, classes, size), truth)
     teacher = 2 * random.standard_normal((size, classes)) + 3 * np.eye(classes)[truth]
-    return {"x": x.astype("float32"), "y": y.astype("int32"), "teacher_logits": teacher.astype("float32")}
+    return {
+        "x": x.astype("float32"),
+        "y": y.astype("int32"),
+        "teacher_logits": teacher.astype("float32"),
+    }
 
 
 def workload(name):
@@ -86,8 +113,13 @@ def workload(name):
 
 
 def restarts():
-    "Where the restarts of the whole synthetic experiment begin: metaparameters [10, 3], and weights [10, ...] of linear."
+    """Where the restarts of the whole synthetic experiment begin: metaparameters [10, 3], and
+    weights [10, ...] of linear.
+    """
     random = np.random.default_rng(21)
     uniform = random.uniform(size=(RESTARTS, 3))
     lam = np.column_stack([uniform[:, :2], 1 + 9 * uniform[:, 2]]).astype("float32")
-    return lam, [0.3 * random.standard_normal((RESTARTS, *shape)).astype("float32") for shape in weight_shapes("linear")]
+    return lam, [
+        0.3 * random.standard_normal((RESTARTS, *shape)).astype("float32")
+        for shape in weight_shapes("linear")
+    ]

@@ -1,4 +1,6 @@
-"""Asks the peers: each framework is a process in its own environment, and what goes wrong there is kept as a record."""
+"""Asks the peers: each framework is a process in its own environment, and what goes wrong there is
+kept as a record.
+"""
 
 import atexit
 import contextlib
@@ -17,9 +19,17 @@ TIMEOUT = 900  # seconds that a peer may take to answer: torch.compile is the sl
 
 def settings(threads):
     "Environment variables that give every framework the same number of cores."
-    one = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")}
-    eigen = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()} intra_op_parallelism_threads={threads}"
-    quiet = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    one = {
+        name: str(threads)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
+    }
+    several = str(threads > 1).lower()
+    eigen = f"--xla_cpu_multi_thread_eigen={several} intra_op_parallelism_threads={threads}"
+    quiet = {
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
     return {**os.environ, **one, **quiet, "XLA_FLAGS": eigen}
 
 
@@ -35,7 +45,9 @@ class Client:
         atexit.register(self.close)
 
     def time(self, name, workload, seconds=0.5):
-        "(wall, cpu) seconds of one whole bilevel step, timed for about so many seconds; NaNs if it fails."
+        """(wall, cpu) seconds of one whole bilevel step, timed for about so many seconds; NaNs if
+        it fails.
+        """
         reply = self._ask(name, workload, {"name": name, "workload": workload, "seconds": seconds})
         return reply.get("wall", math.nan), reply.get("cpu", math.nan)
 
@@ -56,9 +68,13 @@ class Client:
     def _start(self):
         command = [self.python, "-m", MODULES[self.environment]]
         ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, **ends, text=True, bufsize=1, cwd=ROOT, env=settings(self.threads))
+        self.process = subprocess.Popen(
+            command, **ends, text=True, bufsize=1, cwd=ROOT, env=settings(self.threads)
+        )
         self.lines = queue.Queue()
-        threading.Thread(target=self._listen, args=(self.process.stdout, self.lines), daemon=True).start()
+        threading.Thread(
+            target=self._listen, args=(self.process.stdout, self.lines), daemon=True
+        ).start()
         ready = self._reply()
         if "error" in ready:
             self.errors[self.environment] = ready["error"]
@@ -104,5 +120,7 @@ class Client:
 
 
 def start(environment, threads=1):
-    "The peers of `torch` or `jax`. Missing ones are in .skipped, remarks in .notes, failures in .errors."
+    """The peers of `torch` or `jax`. Missing ones are in .skipped, remarks in .notes, failures in
+    .errors.
+    """
     return Client(environment, threads)

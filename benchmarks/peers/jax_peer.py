@@ -1,4 +1,6 @@
-"""The bilevel step in JAX: one jit call per step, and the whole synthetic experiment in one jit call."""
+"""The bilevel step in JAX: one jit call per step, and the whole synthetic experiment in one jit
+call.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ relu = jax.nn.relu
 
 
 def conv(x, kernel, stride=1):
-    return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def pool(x):
@@ -62,7 +66,10 @@ def sgd(weights, gradient):
 
 def plain(net, w, lam, train, val):
     "A plain training step."
-    loss = lambda w: distillation(net(w, train["x"]), lam, train["y"], train["teacher_logits"])
+
+    def loss(w):
+        return distillation(net(w, train["x"]), lam, train["y"], train["teacher_logits"])
+
     return sgd(w, jax.grad(loss)(w)), jnp.zeros_like(lam)
 
 
@@ -81,8 +88,13 @@ def forward(net, w, lam, train, val):
     "The same with a forward product inside a gradient in the metaparameters."
     stepped, _ = plain(net, w, lam, train, val)
     v = jax.grad(lambda w: cross_entropy(net(w, val["x"]), val["y"]))(stepped)
-    loss = lambda w, lam: distillation(net(w, train["x"]), lam, train["y"], train["teacher_logits"])
-    slope = lambda lam: jax.jvp(lambda w: loss(w, lam), (w,), (v,))[1]
+
+    def loss(w, lam):
+        return distillation(net(w, train["x"]), lam, train["y"], train["teacher_logits"])
+
+    def slope(lam):
+        return jax.jvp(lambda w: loss(w, lam), (w,), (v,))[1]
+
     return stepped, -RATE * jax.grad(slope)(lam)
 
 
@@ -93,7 +105,9 @@ class Peer:
 
     def __init__(self, name, data):
         self.first = [jnp.asarray(w) for w in data.weights], jnp.asarray(LAM0)
-        self.train, self.val = ({k: jnp.asarray(v) for k, v in batch.items()} for batch in (data.train, data.val))
+        self.train, self.val = (
+            {k: jnp.asarray(v) for k, v in batch.items()} for batch in (data.train, data.val)
+        )
 
         def move(w, lam, train, val):
             stepped, hypergradient = type(self).rule(NETS[name], w, lam, train, val)
@@ -105,7 +119,9 @@ class Peer:
         self.weights, self.lam = self.first
 
     def step(self):
-        self.weights, self.lam, self.hypergradient = self.move(self.weights, self.lam, self.train, self.val)
+        self.weights, self.lam, self.hypergradient = self.move(
+            self.weights, self.lam, self.train, self.val
+        )
         self.wait()
 
     def wait(self):
@@ -149,4 +165,8 @@ class Whole(Peer):
 NOTES = {"whole": "10 restarts x 2,000 steps on linear, one call; seconds of the whole"}
 
 if __name__ == "__main__":
-    serve({"plain": Plain, "double_backward": DoubleBackward, "forward": Forward, "whole": Whole}, {}, NOTES)
+    serve(
+        {"plain": Plain, "double_backward": DoubleBackward, "forward": Forward, "whole": Whole},
+        {},
+        NOTES,
+    )

@@ -1,7 +1,10 @@
-"""How a peer answers: one JSON request per line on standard input, one JSON reply per line on standard output.
+"""How a peer answers: one JSON request per line on standard input, one JSON reply per line on
+standard output.
 
-{"name", "workload", "seconds"} is answered by {"wall", "cpu", "inner"}: seconds of one whole bilevel step, the processor's
-seconds (all threads), and how many steps were timed. {"check": name, "workload"} is answered by {"hypergradient"}. What goes
+{"name", "workload", "seconds"} is answered by {"wall", "cpu", "inner"}: seconds of one whole
+bilevel step, the processor's
+seconds (all threads), and how many steps were timed. {"check": name, "workload"} is answered by
+{"hypergradient"}. What goes
 wrong is answered by {"error"}. The first line says {"names", "skipped", "notes"}.
 """
 
@@ -47,10 +50,15 @@ def answer(request, peer, counts):
 
 
 def serve(peers, skipped, notes):
-    "Answer until standard input ends. `peers` is {name: class}; an instance is made for each workload that is asked for."
+    """Answer until standard input ends. `peers` is {name: class}; an instance is made for each
+    workload that is asked for.
+    """
     protocol = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints goes to standard error
-    say = lambda reply: protocol.write(json.dumps(reply) + "\n")
+
+    def say(reply):
+        return protocol.write(json.dumps(reply) + "\n")
+
     say({"names": list(peers), "skipped": skipped, "notes": notes})
     made, counts = {}, {}
     for line in sys.stdin:

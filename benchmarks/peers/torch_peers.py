@@ -1,4 +1,6 @@
-"""The bilevel step in PyTorch: the authors' recipe, double backward, forward products, TorchOpt, higher and betty."""
+"""The bilevel step in PyTorch: the authors' recipe, double backward, forward products, TorchOpt,
+higher and betty.
+"""
 
 import importlib.util
 import logging
@@ -31,13 +33,18 @@ class Block(nn.Module):
         super().__init__()
         self.grows = width != before
         stride, padding = (2, 0) if self.grows else (1, 1)
-        self.conv1, self.norm1 = nn.Conv2d(before, width, 3, stride, padding, bias=False), norm(width)
+        self.conv1, self.norm1 = (
+            nn.Conv2d(before, width, 3, stride, padding, bias=False),
+            norm(width),
+        )
         self.conv2, self.norm2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), norm(width)
         if self.grows:
             self.project = nn.Conv2d(before, width, 1, 2, bias=False)
 
     def forward(self, x):
-        y = F.pad(x, (0, 1, 0, 1)) if self.grows else x  # where TensorFlow's "SAME" pads at stride 2
+        y = (
+            F.pad(x, (0, 1, 0, 1)) if self.grows else x
+        )  # where TensorFlow's "SAME" pads at stride 2
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(y)))))
         return F.relu(y + (self.project(x) if self.grows else x))
 
@@ -46,7 +53,9 @@ class ResNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 16, 3, 1, 1, bias=False), norm(16)
-        self.blocks = nn.Sequential(*[Block(a, b) for a, b in zip((16, *WIDTHS), WIDTHS, strict=False)])
+        self.blocks = nn.Sequential(
+            *[Block(a, b) for a, b in zip((16, *WIDTHS), WIDTHS, strict=False)]
+        )
         self.head = nn.Linear(64, 10)
 
     def forward(self, x):
@@ -78,7 +87,11 @@ def on_batch(batch):
     "(x, y) or (x, y, teacher_logits) as tensors."
     images = batch["x"].ndim == 4
     x = torch.tensor(batch["x"].transpose(0, 3, 1, 2).copy() if images else batch["x"])
-    return x, torch.tensor(batch["y"]).long(), *(torch.tensor(batch[k]) for k in ("teacher_logits",) if k in batch)
+    return (
+        x,
+        torch.tensor(batch["y"]).long(),
+        *(torch.tensor(batch[k]) for k in ("teacher_logits",) if k in batch),
+    )
 
 
 def distillation(z, lam, y, teacher):
@@ -92,8 +105,15 @@ class Peer:
     scale = 1
 
     def __init__(self, name, data):
-        self.name, self.first, self.start = name, [tensor(w) for w in data.weights], torch.tensor(LAM0)
-        (self.x, self.y, self.teacher), (self.val_x, self.val_y) = on_batch(data.train), on_batch(data.val)
+        self.name, self.first, self.start = (
+            name,
+            [tensor(w) for w in data.weights],
+            torch.tensor(LAM0),
+        )
+        (self.x, self.y, self.teacher), (self.val_x, self.val_y) = (
+            on_batch(data.train),
+            on_batch(data.val),
+        )
         self.net = NETS[name]()
         self.keys = [key for key, _ in self.net.named_parameters()]
 
@@ -140,7 +160,9 @@ class Plain(Peer):
 
 
 class Authors(Peer):
-    "The authors' order: a finite difference (DARTS, with 0.01 / |v|), lambda, then a second training gradient."
+    """The authors' order: a finite difference (DARTS, with 0.01 / |v|), lambda, then a second
+    training gradient.
+    """
 
     def set_up(self):
         super().set_up()
@@ -174,7 +196,9 @@ class Authors(Peer):
     def step(self):
         for value, product in zip(self.lam, self.difference(self.look_ahead()), strict=True):
             value.grad = -RATE * product
-        self.hypergradient = torch.stack([value.grad for value in self.lam])  # backward adds to .grad
+        self.hypergradient = torch.stack(
+            [value.grad for value in self.lam]
+        )  # backward adds to .grad
         self.outer_sgd.step()
         self.sgd.zero_grad()
         self.inner(self.net).backward()
@@ -209,13 +233,19 @@ class Forward(Peer):
 
     def pure(self, weights, lam):
         "(next weights, next lam, hypergradient)."
-        forward = lambda weights: self.apply(weights, self.x)
+
+        def forward(weights):
+            return self.apply(weights, self.x)
+
         z, pull = torch.func.vjp(forward, weights)
         (gradient,) = pull(grad(distillation)(z, lam, self.y, self.teacher))
         ahead = tuple(w - RATE * g for w, g in zip(weights, gradient, strict=True))
         v = grad(lambda weights: self.outer(lambda x: self.apply(weights, x)))(ahead)
         dz = jvp(forward, (weights,), (v,))[1]
-        slope = lambda lam: (grad(distillation)(z, lam, self.y, self.teacher) * dz).sum()
+
+        def slope(lam):
+            return (grad(distillation)(z, lam, self.y, self.teacher) * dz).sum()
+
         hypergradient = -RATE * grad(slope)(lam)
         return ahead, lam - OUTER_RATE * hypergradient, hypergradient
 
@@ -244,7 +274,9 @@ class TorchOpt(Peer):
         self.meta = self.torchopt.MetaSGD(self.net, lr=RATE)
 
     def load(self, weights, lam):
-        self.net = NETS[self.name]()  # the last one's parameters were replaced by tensors of a graph
+        self.net = NETS[
+            self.name
+        ]()  # the last one's parameters were replaced by tensors of a graph
         super().load(weights, lam)
 
     def step(self):
@@ -302,8 +334,13 @@ class Betty(Peer):
 
         self.point, logs = Point(), Config(retain_graph=True)
         darts = Config(type="darts", darts_alpha=0.01, unroll_steps=1, retain_graph=True)
-        inner_sgd, outer_sgd = (torch.optim.SGD(m.parameters(), lr=r) for m, r in ((self.net, RATE), (self.point, OUTER_RATE)))
-        inner = Student("inner", darts, self.net, inner_sgd, None, [(self.x, self.y, self.teacher)], "cpu")
+        inner_sgd, outer_sgd = (
+            torch.optim.SGD(m.parameters(), lr=r)
+            for m, r in ((self.net, RATE), (self.point, OUTER_RATE))
+        )
+        inner = Student(
+            "inner", darts, self.net, inner_sgd, None, [(self.x, self.y, self.teacher)], "cpu"
+        )
         outer = Judge("outer", logs, self.point, outer_sgd, None, [(self.val_x, self.val_y)], "cpu")
         links = {"u2l": {outer: [inner]}, "l2u": {inner: [outer]}}
         self.engine = Engine([outer, inner], EngineConfig(train_iters=1, valid_step=10**9), links)
@@ -344,14 +381,20 @@ PEERS = {
 }
 NOTES = {
     "authors": "central difference, 0.01 / |v|, and a second training gradient at the next lambda",
-    "betty": "its value is not the hypergradient: no learning rate in it, taken at the next weights, which it leaves displaced",
-    "whole_authors": f"{RESTARTS} restarts on linear, measured on {STEPS // 10} of {STEPS} steps and scaled by 10",
+    "betty": "its value is not the hypergradient: no learning rate in it, taken at the next "
+    "weights, which it leaves displaced",
+    "whole_authors": f"{RESTARTS} restarts on linear, measured on {STEPS // 10} of {STEPS} steps "
+    "and scaled by 10",
 }
 
 
 def missing():
     "{peer: why it cannot run here}."
-    found = {name: "not installed" for name in ("torchopt", "higher", "betty") if not importlib.util.find_spec(name)}
+    found = {
+        name: "not installed"
+        for name in ("torchopt", "higher", "betty")
+        if not importlib.util.find_spec(name)
+    }
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         found["forward_compiled"] = "torch.compile needs a C++ compiler"
     return found
