@@ -21,6 +21,11 @@ class Bilevel(NamedTuple):
             scalar.
         outer: outer(weights, batch, non_trainable=()) -> loss, a scalar to be minimised.
         wrong_second_derivatives: Names of layers whose second derivatives are wrong in TensorFlow.
+
+    Example:
+        >>> problem = quadratic(A=[[2.0]], B=[[1.0]], c=[3.0])
+        >>> float(problem.outer([[1.0]], {}))
+        2.0
     """
 
     inner: Callable

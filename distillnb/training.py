@@ -429,6 +429,16 @@ def train(
 
     Warns:
         UserWarning: For each replica that diverged.
+
+    Example:
+        >>> from distillnb import bilevel, bilevel_step, meta_updates, optimizers
+        >>> problem = bilevel.quadratic(A=[[2.0]], B=[[1.0]], c=[3.0])  # best: lam = 6, w = 3
+        >>> rule, move = optimizers.sgd(0.2), meta_updates.gradient(optimizers.sgd(0.5))
+        >>> state = bilevel_step.init_train_state([tf.zeros(1)], [0.0], rule, move)
+        >>> nothing = {"y": np.zeros(1, "float32")}
+        >>> result = train(problem, rule, move, state, nothing, nothing, steps=500)
+        >>> round(float(result.lam[-1, 0, 0]), 3)
+        6.0
     """
     data = [_on_replicas(part, len(state.lam)) for part in (train_data, val_data)]
     plan = plan_execution(problem, state, data[0], jit_compile, steps_per_call, max_stacked)

@@ -73,6 +73,12 @@ class Resume(keras.callbacks.Callback):
     Raises:
         ValueError: In `fit`, if the folder is of another fit.
         BlockingIOError: In `fit`, if another process holds the folder.
+
+    Example:
+        >>> data = dict(meta_validation=held_out, epochs=2, verbose=0)
+        >>> history = distiller.fit(x, y, callbacks=Resume(folder), **data)
+        >>> history.epoch  # after a kill the same two lines end with the same
+        [0, 1]
     """
 
     def __init__(self, folder, interval=30.0):
@@ -278,6 +284,13 @@ class LearnedSchedule(keras.callbacks.Callback):
 
     Raises:
         ValueError: If it is no schedule.
+
+    Example:
+        >>> values = {"beta1": [0.8, 0.2], "beta2": [0.2, 0.8], "temperature": [1.0, 5.0]}
+        >>> learned = LearnedSchedule(values)
+        >>> learned.schedule.at(0.5)["temperature"]
+        3.0
+        >>> student.compile("sgd", loss=learned.loss)
     """
 
     def __init__(self, schedule):

@@ -68,8 +68,9 @@ class MetaDistiller(keras.Model):
     Example:
         >>> distiller = MetaDistiller(teacher, student)
         >>> distiller.compile("sgd", lines=(10, 40), metrics=["accuracy"])
-        >>> distiller.fit(x, y, meta_validation=(x_held_out, y_held_out), epochs=10)
-        >>> distiller.metaparameters
+        >>> history = distiller.fit(x, y, meta_validation=held_out, epochs=3, verbose=0)
+        >>> distiller.metaparameters._fields
+        ('beta1', 'beta2', 'temperature')
     """
 
     def __init__(

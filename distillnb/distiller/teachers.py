@@ -85,6 +85,11 @@ class TeacherLogits(NamedTuple):
     Attributes:
         ids: int64 [n], names of the examples, each once.
         logits: float32 [n, classes]; row i is about the example ids[i].
+
+    Example:
+        >>> table = TeacherLogits(np.array([7, 9]), np.float32([[0, 1], [2, 3]]))
+        >>> lookup(table, [9]).tolist()
+        [[2.0, 3.0]]
     """
 
     ids: np.ndarray

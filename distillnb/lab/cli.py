@@ -65,7 +65,7 @@ COMMANDS = {
     "suite": "every method where labels or teachers are bad; write records, tables, a figure",
     "table": "print the table of a folder again, and write it beside the records",
     "plot": "draw the figures of a folder again, beside the records",
-    "bench": "time the routes to a hypergradient on this machine, in plain training steps",
+    "bench": "time the estimators of the hypergradient on this machine, in plain training steps",
     "list": "list experiments, methods, protocols, scales, suites and regimes",
 }
 

@@ -530,7 +530,7 @@ def plot_all(records: Iterable[Mapping], out: str | Path) -> list:
         out: A folder; made if need be.
 
     Raises:
-        ValueError: On no or foreign records.
+        ValueError: If there are no records, or they are not of an experiment.
     """
     records, paths = check_records(records), []
     Path(out).mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def _draw(bounds, tie, rng):
 # %% ../../nbs/5_does_it_pay/51_a_fair_comparison.ipynb #96ed089b
 @lru_cache
 def unbounded():
-    "Plain parametrization with room for every fixed setting, zero weights too."
+    "A box with room for every fixed setting, zero weights too."
     from distillnb.parametrization import box
 
     return box(low=(0.0, 0.0, 0.01), high=(100.0, 100.0, 1000.0))
