@@ -198,9 +198,9 @@ def test_a_suite_on_workers_is_the_same_and_may_go_on_without(tmp_path):
 
 UNLUCKY = """
 import os, tempfile
-from distillnb import runs
 from distillnb.lab import ray
 from distillnb.lab.experiments import Plan, Unit
+from distillnb.store import Store
 
 def good(store, unit):
     store.finish(unit, {})
@@ -211,7 +211,7 @@ def wrong(store):
 ray.MAX_LOST_WORKERS = 1
 units = {"good": Unit(good, ("good",))}
 for bad in (wrong, lambda store: os.abort()):
-    with tempfile.TemporaryDirectory() as folder, runs.Store(folder, {}) as store:
+    with tempfile.TemporaryDirectory() as folder, Store(folder, {}) as store:
         try:
             ray.run_on_ray(Plan(units | {"bad": Unit(bad, (), ("good",))}, None), store, 1)
         except OSError as error:
