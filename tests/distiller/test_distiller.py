@@ -232,7 +232,7 @@ def test_meta_validation():
 
 
 def test_routes_and_optimizers():
-    """The exact routes agree, the difference nearly; optimizers are the rules of chapter 04;
+    """The exact routes agree, the difference nearly; optimizers are the pure rules;
     others are refused by name.
     """
     exact = after()

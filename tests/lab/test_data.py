@@ -1,6 +1,4 @@
-"""What would spoil the reading of chapter 01: the real files, where $DISTILLNB_DATA has them, and
-Keras's cache.
-"""
+"""The real files, where $DISTILLNB_DATA has them, and Keras's cache."""
 
 import functools
 import hashlib
