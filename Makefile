@@ -41,7 +41,7 @@ nbs: .venv/installed-dev
 
 readme: # code marked as Python, and the links of nbs/index.ipynb as seen from the top
 	jupyter nbconvert --log-level=ERROR --to markdown --output-dir=. --output=README nbs/index.ipynb
-	awk '/^```$$/ && ++n % 2 { $$0 = "```python" } 1' README.md > README.tmp && mv README.tmp README.md
+	awk '/^```$$/ && ++n % 2 { $$0 = "```python" } 1' README.md | cat -s > README.tmp && mv README.tmp README.md
 	sed -i.bak -E -e 's,(\]\(|src=")\.\./,\1,g' -e 's,(\]\()([0-9]_|reference/),\1nbs/\2,g' README.md && rm README.md.bak
 
 RESULTS := synthetic-clean synthetic-authors fashion-mnist-clean fashion-mnist-authors reduced-cifar10-clean reduced-cifar10-authors
