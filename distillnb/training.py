@@ -372,8 +372,8 @@ def _refuse_wrong_pools(loop, arguments):
     ):
         raise ValueError(
             "XLA computes the second derivative of max-pool wrongly on a CPU; "
-            "build the problem with losses.distillation, "
-            "use second_order.safe(model) in a loss of your own, or set jit_compile=False"
+            "build the problem with problem.distillation, take "
+            "second_order.with_safe_layers(model) in a loss of your own, or set jit_compile=False"
         )
 
 

@@ -94,7 +94,7 @@ class Resume(keras.callbacks.Callback):
             )
         super().set_model(model)
 
-    def restore(self, distiller, configuration, others, start):
+    def restore_fit(self, distiller, configuration, others, start):
         """Hold the folder and bring back the newest state; `fit` calls it.
 
         Args:
@@ -115,9 +115,9 @@ class Resume(keras.callbacks.Callback):
         fresh = {**start._asdict(), "epochs": [], "history": {}}
         self._arrays, self._notes = self._store.load("fit") or (None, fresh)
         if self._arrays:
-            for i, variable in enumerate(distiller.saved_variables):
-                variable.assign(self._arrays[f"variable {i}"])
-            distiller.raw_path = list(self._arrays["path"])
+            count = len(distiller.saved_variables)
+            values = [self._arrays[f"variable {i}"] for i in range(count)]
+            distiller.set_saved(values, self._arrays["path"])
         return FitPosition(**{name: self._notes[name] for name in FitPosition._fields})
 
     def close(self):

@@ -255,13 +255,13 @@ class MetaDistiller(keras.Model):
         steps = self._whole_calls(steps_per_epoch or train.number_of_batches(batch_size))
         self._build_for(train)
         given = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-        saver = next((c for c in given if hasattr(c, "restore")), None)
+        saver = next((c for c in given if hasattr(c, "restore_fit")), None)
         others = [c for c in given if c is not None and c is not saver]
         at = FitPosition(initial_epoch, 0, int(self.optimizer.iterations), {}, False)
         train = train.with_class_weight(class_weight).with_teacher(self._with_teacher_logits)
         if saver:  # holds its folder from here on; nothing may fail before the try
             configuration = self._configuration((train, held_out), steps, batch_size, seed)
-            at = saver.restore(self, configuration, others, at)
+            at = saver.restore_fit(self, configuration, others, at)
         self._to_skip, self._last_logs = at.calls, at.logs
         done = at.epoch * steps + at.calls * self.steps_per_execution
         first, count = int(self.optimizer.iterations), max(1, epochs * steps - done)
@@ -354,6 +354,17 @@ class MetaDistiller(keras.Model):
         student = [*self.trainable_variables, *self.student.non_trainable_variables]
         meta = [self.raw_metaparameters, self.used, *self._state_variables]
         return [*student, *self.optimizer.variables, *meta]
+
+    def set_saved(self, values, raw_path):
+        """Go back to a saved moment; `Resume` calls it.
+
+        Args:
+            values: One array for each of `saved_variables`.
+            raw_path: The trajectory up to there, raw metaparameters [points, P].
+        """
+        for variable, value in zip(self.saved_variables, values, strict=True):
+            variable.assign(value)
+        self.raw_path = list(raw_path)
 
     @property
     def is_skipping(self):
