@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "course": {"", "course"},
 }
 LEVELS = [  # of the core: a module imports only from the levels above its own
+    {"checks"},
     {"bilevel", "losses", "optimizers", "second_order", "store", "extrapolation"},
     {"parametrization", "hypergradient", "meta_updates"},
     {"learnable_losses", "problem", "horizons"},
@@ -28,6 +29,7 @@ LEVELS = [  # of the core: a module imports only from the levels above its own
     {"distributed"},
 ]
 NO_TENSORFLOW = [
+    "checks",
     "extrapolation",
     "store",
 ]  # of the core; and everything in lab/ that is no Keras model
