@@ -129,22 +129,22 @@ def check_lengths(arrays, name):
     return lengths.pop()
 
 # %% ../nbs/reference/checks.ipynb #16bb4529
-def check_labels(labels, classes, name="train"):
+def check_labels(labels, classes, name=None):
     """Labels in the form that the losses read.
 
     Args:
         labels: [n] or [n, 1] whole numbers 0 to classes - 1, of any dtype, or [n, classes] rows
             that are not negative and sum to 1.
         classes: How many there are. None: not known.
-        name: Of the split, for the message.
+        name: Of the split, for the message. None: they are of none.
 
     Returns:
-        [n] int32, or [n, classes] float32.
+        [n] int32, or [n, classes] floats.
 
     Raises:
         ValueError: For labels of another kind.
     """
-    y, where = np.asarray(labels), f"the {name} set, y: "
+    y, where = np.asarray(labels), f"the {name} set, y: " if name else "labels: "
     if y.dtype.kind not in "biuf":
         raise ValueError(
             f"{where}wanted numbers, got {y.dtype}; "
@@ -174,7 +174,7 @@ def check_labels(labels, classes, name="train"):
 def _probabilities(y, classes, where):
     if classes is not None and y.shape[1] != classes:
         raise ValueError(f"{where}wanted rows of {classes} classes, got {y.shape[1]}")
-    y = y.astype(np.float32)
+    y = y if y.dtype.kind == "f" else y.astype(np.float32)
     if np.any(y < 0) or not np.allclose(y.sum(1), 1, atol=1e-3):
         row = y[np.any(y < 0, 1) | (np.abs(y.sum(1) - 1) > 1e-3)][0]
         raise ValueError(

@@ -11,7 +11,14 @@ import inspect
 import numpy as np
 import tensorflow as tf
 
-from .losses import cross_entropy, soft_cross_entropy, soft_divergence
+from distillnb.losses import (
+    as_labels,
+    as_logits,
+    cross_entropy,
+    positive_temperature,
+    soft_cross_entropy,
+    soft_divergence,
+)
 from .parametrization import Domain, log_scale, positive, product, unit_interval
 
 # %% ../nbs/4_keras/42_your_own_loss.ipynb #db173e49
@@ -26,9 +33,23 @@ def label_smoothing(labels, logits, teacher_logits, *, smoothing: unit_interval 
 
     Returns:
         [batch] nats.
+
+    Raises:
+        ValueError: For a smoothing out of its range, or a single class.
     """
+    logits = _several_classes(logits)
+    value = tf.get_static_value(smoothing)
+    if value is not None and not np.all((value >= 0) & (value <= 1)):
+        raise ValueError(f"smoothing must be between 0 and 1, got {value}")
     even = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
     return (1 - smoothing) * cross_entropy(labels, logits) + smoothing * even
+
+
+def _several_classes(logits):
+    logits = as_logits(logits)
+    if logits.shape[-1] == 1:
+        raise ValueError(f"this loss wants logits of several classes, got shape {logits.shape}")
+    return logits
 
 # %% ../nbs/4_keras/42_your_own_loss.ipynb #b6e1ae67
 def required_inputs(loss):
@@ -79,8 +100,7 @@ def learnable(loss):
         >>> parametrization.names, float(start["pull"])
         (('pull',), 0.5)
     """
-    found = inspect.signature(loss).parameters.values()
-    found = [p for p in found if p.kind is p.KEYWORD_ONLY]
+    found = [p for p in _parameters(loss) if p.kind is p.KEYWORD_ONLY]
     lacking = [p.name for p in found if p.default is p.empty]
     if lacking or not found:
         what = f"{', '.join(lacking)} without a start" if lacking else "none"
@@ -88,16 +108,46 @@ def learnable(loss):
             "a loss names its metaparameters after a *, each with a start, "
             f"as in (..., *, beta: positive = 0.5); got {what}"
         )
-    domains = {
-        p.name: p.annotation if isinstance(p.annotation, Domain) else positive for p in found
-    }
-    start = {p.name: np.asarray(p.default, "float64") for p in found}
+    domains = {p.name: _domain(p) for p in found}
+    start = {p.name: _start(p) for p in found}
     parametrization = product(domains, {name: value.shape for name, value in start.items()})
 
     def of_lam(labels, logits, teacher_logits, lam, *more):
         return loss(labels, logits, teacher_logits, *more, **lam)
 
     return of_lam, parametrization, start
+
+
+def _domain(parameter):
+    if parameter.annotation is parameter.empty:
+        return positive
+    if not isinstance(parameter.annotation, Domain):
+        raise ValueError(
+            f"{parameter.name} is annotated with {parameter.annotation!r}, which is no Domain; "
+            "take positive, unit_interval, log_scale, or one of your own"
+        )
+    return parameter.annotation
+
+
+def _parameters(loss):
+    "What is in a signature; with postponed annotations they are only names, looked up here."
+    try:
+        return inspect.signature(loss, eval_str=True).parameters.values()
+    except NameError:
+        return inspect.signature(loss).parameters.values()
+
+
+def _start(parameter):
+    try:
+        start = np.asarray(parameter.default, "float64")
+    except (ValueError, TypeError):
+        start = np.array(np.nan)
+    if not start.size or not np.all(np.isfinite(start)):
+        raise ValueError(
+            f"{parameter.name} must start at a number, or an array of them, got "
+            f"{parameter.default!r}"
+        )
+    return start
 
 # %% ../nbs/4_keras/42_your_own_loss.ipynb #7424921b
 def decoupled(
@@ -121,20 +171,37 @@ def decoupled(
 
     Returns:
         [batch] nats.
+
+    Raises:
+        ValueError: If T <= 0, for a single class, or for labels that are no single class each.
     """
-    z, t = logits / temperature, tf.cast(teacher_logits, logits.dtype) / temperature
-    one_hot = np.ndim(labels) == np.ndim(logits)
-    right = tf.cast(labels if one_hot else tf.one_hot(labels, logits.shape[-1]), logits.dtype)
+    logits = _several_classes(logits)
+    hard = cross_entropy(labels, logits)
+    T = positive_temperature(temperature)
+    z, t = (tf.cast(v, tf.float64) / T for v in (logits, as_logits(teacher_logits)))
+    right = _one_hot(labels, logits)
 
     def others(v):
-        return v - 1e4 * right
+        return tf.where(right, tf.constant(-np.inf, v.dtype), v)
 
     def two(v):
-        return tf.stack([tf.reduce_sum(right * v, -1), tf.reduce_logsumexp(others(v), -1)], -1)
+        of_right = tf.reduce_sum(tf.where(right, v, 0.0), -1)
+        return tf.stack([of_right, tf.reduce_logsumexp(others(v), -1)], -1)
 
-    target = alpha * soft_divergence(two(t), two(z), 1.0)
-    parts = target + beta * soft_divergence(others(t), others(z), 1.0)
-    return cross_entropy(labels, logits) + temperature**2 * parts
+    target = tf.cast(soft_divergence(two(t), two(z), 1.0), logits.dtype)
+    rest = tf.cast(soft_divergence(others(t), others(z), 1.0), logits.dtype)
+    return hard + tf.cast(T**2, logits.dtype) * (alpha * target + beta * rest)
+
+
+def _one_hot(labels, logits):
+    "Where the right class is, as booleans."
+    labels = as_labels(labels, logits)
+    if not labels.dtype.is_floating:
+        return tf.one_hot(labels, logits.shape[-1], True, False, dtype=tf.bool)
+    value = tf.get_static_value(labels)
+    if value is not None and not np.all((value == 0) | (value == 1)):
+        raise ValueError("decoupled wants one right class for each example, got smoothed labels")
+    return labels > 0.5
 
 # %% ../nbs/4_keras/42_your_own_loss.ipynb #3050c056
 def soft_standardised(teacher_logits, logits, temperature):
@@ -153,6 +220,8 @@ def soft_standardised(teacher_logits, logits, temperature):
     Raises:
         ValueError: If T <= 0, or if the shapes differ.
     """
+    logits = _several_classes(logits)
+    teacher_logits = as_logits(teacher_logits, "teacher_logits")
     t, z = _standard_scores(tf.cast(teacher_logits, logits.dtype)), _standard_scores(logits)
     return soft_cross_entropy(t, z, temperature)
 
@@ -192,13 +261,21 @@ def standardised(
     return beta1 * hard + beta2 * T**2 * soft
 
 # %% ../nbs/4_keras/43_features.ipynb #84a68085
+from .checks import check_integer
 from .losses import Metaparameters, hinton
 
 # %% ../nbs/4_keras/43_features.ipynb #1c165511
 def _pairs(features, teacher_features, axes):
     """Pairs of tensors whose shapes agree on some axes, in the dtype of the student's."""
+    for name, each in (("features", features), ("teacher_features", teacher_features)):
+        if not isinstance(each, (list, tuple)) or not each:
+            raise ValueError(
+                f"{name} must be a list with a tensor for each layer, got {type(each).__name__}"
+            )
     ours, theirs = (map(tf.convert_to_tensor, each) for each in (features, teacher_features))
     for mine, its in zip(ours, theirs, strict=True):
+        if not mine.shape[:1].is_compatible_with(its.shape[:1]):
+            raise ValueError(f"a pair of layers has batches of {mine.shape[0]} and {its.shape[0]}")
         if mine.shape[axes] != its.shape[axes]:
             raise ValueError(
                 f"a pair of layers has shapes {mine.shape[axes]} and {its.shape[axes]}, which "
@@ -344,7 +421,11 @@ def per_sample(n):
     Returns:
         A loss for `learnable` that requires `rows`: beta1_i CE + beta2 T^2 soft CE. Its
         metaparameters are `weights` [n], `beta2` and `temperature`.
+
+    Raises:
+        ValueError: If n is no whole number from 1.
     """
+    check_integer("n", n, 1)
 
     def weighted(
         labels,
@@ -374,9 +455,12 @@ def of_rows(values, rows):
         [batch].
 
     Raises:
-        tf.errors.InvalidArgumentError: For a row without a value (not under XLA).
+        ValueError: For a row without a value. In a compiled graph it gives NaN.
     """
-    n, rows = tf.shape(values)[0], tf.convert_to_tensor(rows)
-    message = "a row without a value: the rows are 0 to n - 1"
-    tf.debugging.assert_less(tf.cast(rows, tf.int32), n, message)
-    return tf.gather(values, rows)
+    values, rows = tf.convert_to_tensor(values), tf.cast(rows, tf.int32)
+    n, known = tf.shape(values)[0], tf.get_static_value(rows)
+    last = values.shape[0] - 1
+    if known is not None and not np.all((known >= 0) & (known <= last)):
+        raise ValueError(f"a row without a value: the rows are 0 to {last}, got {known}")
+    found = tf.gather(values, tf.clip_by_value(rows, 0, n - 1))
+    return tf.where((rows >= 0) & (rows < n), found, tf.constant(np.nan, values.dtype))
