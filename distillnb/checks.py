@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_number', 'check_integer', 'check_choice', 'check_function', 'check_lengths', 'check_labels', 'check_finite',
-           'check_weights']
+           'check_weights', 'arrays_digest']
 
 # %% ../nbs/reference/checks.ipynb #e7446d75
+import hashlib
 import math
 from numbers import Integral, Real
 
@@ -231,3 +232,53 @@ def check_weights(weights, n, name="train"):
         found = f"{w.min():g}" if np.any(w < 0) else "zeros only"
         raise ValueError(f"{where}wanted weights >= 0, not all of them 0, got {found}")
     return w.reshape(n).astype(np.float32)
+
+# %% ../nbs/reference/checks.ipynb #b95f9bfc
+def arrays_digest(tree, most=2**28):
+    """What tells arrays apart: SHA-256 over names, dtypes, shapes, and bytes.
+
+    Args:
+        tree: Arrays or tensors, numbers, strings, None, or dicts, tuples and lists of those. The
+            order of a dict's keys does not count.
+        most: Bytes of one array that are read. Of a larger one rows evenly far apart are read, the
+            first and the last among them.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: For something that is no array.
+    """
+    found = hashlib.sha256()
+    for where, leaf in _leaves(tree, ()):
+        a = _array(where, leaf)
+        found.update(repr((where, a.dtype.name, a.shape)).encode())
+        if a.nbytes > most and a.ndim:
+            count = max(2, int(most * len(a) // a.nbytes))
+            a = a[np.unique(np.linspace(0, len(a) - 1, count).astype(np.int64))]
+        found.update(a.tobytes())
+    return found.hexdigest()
+
+
+def _leaves(tree, where):
+    if isinstance(tree, dict):
+        tree = sorted(tree.items(), key=lambda item: str(item[0]))
+    elif isinstance(tree, (tuple, list)):
+        tree = list(enumerate(tree))
+    else:
+        yield where, tree
+        return
+    for name, branch in tree:
+        yield from _leaves(branch, (*where, str(name)))
+
+
+def _array(where, leaf):
+    try:
+        a = np.asarray("None" if leaf is None else leaf)
+        a = np.asarray(a.tolist()) if a.dtype.kind == "O" else a  # strings, as TensorFlow has them
+    except ValueError:
+        a = np.asarray(None)
+    if a.dtype.kind == "O":
+        name = "/".join(where) or "it"
+        raise ValueError(f"{name} must be an array, got {type(leaf).__name__}; np.stack its rows")
+    return a

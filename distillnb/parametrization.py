@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from .checks import check_choice, check_number
 from .losses import Metaparameters
 
 # %% ../nbs/1_problem/15_parametrization.ipynb #84697905
@@ -80,6 +81,67 @@ class Parametrization(NamedTuple):
     names: tuple
 
 
+def _check_bounds(name, domain):
+    "Raises ValueError for bounds that are no numbers, or of the wrong order, or off the map."
+    low, high = domain.low, domain.high
+    for end in (low, high):
+        if not abs(end if isinstance(end, (int, float, np.number)) else math.nan) <= math.inf:
+            raise ValueError(f"the bounds of {name} must be numbers, got {low!r} and {high!r}")
+    if not low < high:
+        raise ValueError(
+            f"the lower bound of {name} must be below the upper one, got {low:g} and {high:g}"
+        )
+    with np.errstate(all="ignore"):
+        ends = {end: domain.unconstrain(np.float64(end)) for end in (low, high)}
+    for end, place in ends.items():
+        if np.isnan(place) or (np.isinf(place) and np.isfinite(end)):
+            raise ValueError(f"the bounds of {name}: {end:g} is out of reach of its map")
+
+
+def _values(name, value):
+    "What was given for a metaparameter, in float64."
+    try:
+        value = np.asarray(value)
+        numbers = None if value.dtype.kind in "bOSU" else np.asarray(value, "float64")
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None:
+        raise ValueError(f"{name} must be a number, or an array of numbers, got {value!r}")
+    return numbers
+
+
+def _by_name(metaparameters, names):
+    "What was given, as a dict that has all the names."
+    given = metaparameters._asdict() if hasattr(metaparameters, "_asdict") else metaparameters
+    if not isinstance(given, dict) or not given.keys() >= {*names}:
+        raise ValueError(
+            f"metaparameters must be a dict of {', '.join(names)}, got {metaparameters!r}"
+        )
+    return given
+
+
+def _floating(dtype):
+    "The dtype of raw metaparameters."
+    try:
+        found = tf.as_dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not found.is_floating:
+        raise ValueError(f"dtype of raw metaparameters must be floating, got {dtype!r}")
+    return found
+
+
+def _raw(raw_metaparameters, names):
+    "Raw metaparameters as a tensor, of as many as there are names."
+    raw = tf.convert_to_tensor(raw_metaparameters)
+    if not raw.dtype.is_floating or raw.shape[-1:] not in ([None], [len(names)]):
+        raise ValueError(
+            f"raw metaparameters must be floating numbers [..., {len(names)}], for "
+            f"{', '.join(names)}, got {raw.dtype.name} of shape {raw.shape}"
+        )
+    return raw
+
+
 def _within(name, domain, value):
     """The value; what misses a bound by a hair of rounding is put on it."""
     low, high = domain.low, domain.high
@@ -102,8 +164,10 @@ def product(domains, shapes=None, build=dict):
         `Parametrization`, P the number of all entries.
 
     Raises:
-        ValueError: If a lower bound is not below its upper bound. Its `unconstrain` raises it for a
-            value of another shape, or out of bounds by more than a millionth of the upper one.
+        ValueError: For bounds that are no numbers, or of the wrong order, or out of reach of the
+            map. Its `unconstrain` raises it for a name that is missing, a value of another shape,
+            or out of bounds by more than a millionth of the upper one, or a dtype that is not
+            floating; its `constrain` and `project` for raw numbers of another width.
 
     Example:
         >>> domains = {"share": unit_interval, "scales": log_scale}
@@ -114,16 +178,14 @@ def product(domains, shapes=None, build=dict):
         [0.0, 0.0, 0.0]
     """
     for name, domain in domains.items():
-        if not domain.low < domain.high:
-            raise ValueError(
-                f"the lower bound of {name} must be below the upper one, "
-                f"got {domain.low:g} and {domain.high:g}"
-            )
+        _check_bounds(name, domain)
     exact, shapes = shapes is not None, shapes or dict.fromkeys(domains, ())
     sizes = {name: math.prod(shapes[name]) for name in domains}
+    names = tuple(name for name, size in sizes.items() for _ in range(size))
 
     def constrain(raw_metaparameters):
-        values, parts = {}, tf.split(raw_metaparameters, list(sizes.values()), -1)
+        raw = _raw(raw_metaparameters, names)
+        values, parts = {}, tf.split(raw, list(sizes.values()), -1)
         for (name, domain), part in zip(domains.items(), parts, strict=True):
             shape = shapes[name]
             part = tf.reshape(part, [*part.shape[:-1], *shape]) if shape else tf.squeeze(part, -1)
@@ -131,10 +193,9 @@ def product(domains, shapes=None, build=dict):
         return build(**values)
 
     def unconstrain(metaparameters, dtype="float32"):
-        given = metaparameters._asdict() if hasattr(metaparameters, "_asdict") else metaparameters
-        raw = []
+        given, dtype, raw = _by_name(metaparameters, domains), _floating(dtype), []
         for name, domain in domains.items():
-            value, shape = np.asarray(given[name], "float64"), shapes[name]
+            value, shape = _values(name, given[name]), shapes[name]
             if exact and value.shape != shape:
                 raise ValueError(f"{name} must be of shape {shape}, got {value.shape}")
             place = domain.unconstrain(_within(name, domain, value))
@@ -150,28 +211,63 @@ def product(domains, shapes=None, build=dict):
     low, high = ends("low"), ends("high")
 
     def project(raw_metaparameters):
-        raw = tf.convert_to_tensor(raw_metaparameters)
+        raw = _raw(raw_metaparameters, names)
         return tf.clip_by_value(raw, tf.constant(low, raw.dtype), tf.constant(high, raw.dtype))
 
-    names = tuple(name for name, size in sizes.items() for _ in range(size))
     return Parametrization(constrain, unconstrain, project, names)
 
 # %% ../nbs/1_problem/15_parametrization.ipynb #7ce51abe
+def _three_bounds(which, bounds, **of_a_weight):
+    "Bounds of beta1, beta2 and T, as floats."
+    if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 3:
+        raise ValueError(
+            f"{which} must be three numbers, bounds of beta1, beta2 and temperature, got {bounds!r}"
+        )
+    wanted = zip(
+        Metaparameters._fields, bounds, (of_a_weight, of_a_weight, {"above": 0}), strict=True
+    )
+    return [check_number(f"the {which} bound of {name}", a, **asked) for name, a, asked in wanted]
+
+
+def _check_tie(tie):
+    if tie is not None:
+        check_choice("tie, if not None,", tie, ("sum_to_one",))
+
+
+def _three(lam):
+    "Metaparameters of what people write: three numbers in their order, or by name."
+    names = Metaparameters._fields
+    if isinstance(lam, dict) and lam.keys() == {*names}:
+        lam = [lam[name] for name in names]
+    if not isinstance(lam, (tuple, list, np.ndarray, tf.Tensor)) or len(lam) != 3:
+        raise ValueError(
+            f"metaparameters must be three, {', '.join(names)}, in this order or by name, "
+            f"got {lam!r}"
+        )
+    return Metaparameters(*(_values(name, value) for name, value in zip(names, lam, strict=True)))
+
+
 def _of_metaparameters(domains, low, high, tie):
     """The product of three domains, for beta1, beta2 and T; or of two, for tied beta1 and T."""
-    if tie not in (None, "sum_to_one"):
-        raise ValueError(f"tie must be None or 'sum_to_one', got {tie!r}")
     names = Metaparameters._fields
     if tie:
-        names = ("beta1", "temperature")
-        low, high = (
-            (max(low[0], 1 - high[1]), low[2]),
-            (min(high[0], 1 - low[1]), high[2]),
+        names, first = (
+            ("beta1", "temperature"),
+            (max(low[0], 1 - high[1]), min(high[0], 1 - low[1])),
         )
+        if not first[0] < first[1]:
+            raise ValueError(
+                f"tie='sum_to_one' leaves no room: beta1 from {low[0]:g} to {high[0]:g} and beta2 "
+                f"from {low[1]:g} to {high[1]:g} cannot sum to 1; widen those bounds"
+            )
+        low, high = ((end, ends[2]) for end, ends in zip(first, (low, high), strict=True))
     bounded = [d._replace(low=a, high=b) for d, a, b in zip(domains, low, high, strict=True)]
     bounded = dict(zip(names, bounded, strict=True))
     if not tie:
-        return product(bounded, build=Metaparameters)
+        free = product(bounded, build=Metaparameters)
+        return free._replace(
+            unconstrain=lambda lam, dtype="float32": free.unconstrain(_three(lam), dtype)
+        )
 
     def build(beta1, temperature):
         return Metaparameters(beta1, 1 - beta1, temperature)
@@ -179,6 +275,7 @@ def _of_metaparameters(domains, low, high, tie):
     free = product(bounded, build=build)
 
     def unconstrain(lam, dtype="float32"):
+        lam = _three(lam)
         if not np.allclose(np.add(lam.beta1, lam.beta2), 1, atol=1e-6):
             raise ValueError(
                 f"tie='sum_to_one' needs beta1 + beta2 = 1, got {lam.beta1} and {lam.beta2}"
@@ -192,16 +289,17 @@ def box(low=(0.0, 0.0, 0.1), high=(1.0, 1.0, 10.0), tie=None):
     """Hinton's metaparameters moved as they are, within a box (Gorpinich et al. 2022).
 
     Args:
-        low: Lower bounds of beta1, beta2, T.
-        high: Upper bounds of beta1, beta2, T, each above its lower bound.
+        low: Lower bounds of beta1 and beta2, >= 0, and of T, > 0.
+        high: Upper bounds of beta1, beta2, T, finite, each above its lower bound.
         tie: "sum_to_one": the raw numbers are (beta1, T), and beta2 = 1 - beta1. None: all three.
 
     Returns:
         `Parametrization`.
 
     Raises:
-        ValueError: For an unknown tie, or a lower bound that is not below its upper bound. Its
-            `unconstrain` raises it for metaparameters out of bounds.
+        ValueError: For an unknown tie, or bounds that are not as above, or that a tie cannot keep.
+            Its `unconstrain`, which takes `Metaparameters`, three numbers or a dict, raises it for
+            metaparameters out of bounds.
 
     Example:
         >>> parametrization = box(tie="sum_to_one")
@@ -211,6 +309,8 @@ def box(low=(0.0, 0.0, 0.1), high=(1.0, 1.0, 10.0), tie=None):
         >>> parametrization.project(raw + 100.0).numpy().tolist()
         [1.0, 10.0]
     """
+    _check_tie(tie)
+    low, high = _three_bounds("lower", low, least=0), _three_bounds("upper", high, least=0)
     return _of_metaparameters([identity] * (2 if tie else 3), low, high, tie)
 
 
@@ -219,7 +319,7 @@ def unconstrained(low=(1e-3, 1e-3, 0.05), high=(10.0, 10.0, 100.0), tie=None):
 
     Args:
         low: Lower bounds of beta1, beta2, T, all > 0.
-        high: Upper bounds of beta1, beta2, T, each above its lower bound.
+        high: Upper bounds of beta1, beta2, T, finite, each above its lower bound.
         tie: "sum_to_one": the raw numbers are (logit of beta1, log T), and beta2 = 1 - beta1, so
             that both weights are shares. None: all three, beta = softplus(u) and T = exp(u).
 
@@ -227,8 +327,9 @@ def unconstrained(low=(1e-3, 1e-3, 0.05), high=(10.0, 10.0, 100.0), tie=None):
         `Parametrization`.
 
     Raises:
-        ValueError: For an unknown tie, a lower bound that is not below its upper bound, or one that
-            is not above 0. Its `unconstrain` raises it for metaparameters out of bounds.
+        ValueError: For an unknown tie, or bounds that are not as above, or that a tie cannot keep.
+            Its `unconstrain`, which takes `Metaparameters`, three numbers or a dict, raises it for
+            metaparameters out of bounds.
 
     Example:
         >>> parametrization = unconstrained(tie="sum_to_one")
@@ -237,8 +338,8 @@ def unconstrained(low=(1e-3, 1e-3, 0.05), high=(10.0, 10.0, 100.0), tie=None):
         >>> [float(value) for value in parametrization.constrain([0.0, 0.0])]
         [0.5, 0.5, 1.0]
     """
-    if min(low) <= 0:
-        raise ValueError(f"unconstrained needs lower bounds above 0, got {low}")
+    _check_tie(tie)
+    low, high = _three_bounds("lower", low, above=0), _three_bounds("upper", high, above=0)
     domains = [unit_interval, log_scale] if tie else [positive, positive, log_scale]
     return _of_metaparameters(domains, low, high, tie)
 
@@ -260,27 +361,39 @@ def mixture(cut=0.06, wall=4.0, temperature=4.0):
         same arguments. Its `unconstrain` takes one set of metaparameters, no replicas.
 
     Raises:
-        ValueError: From its `unconstrain`, if the weights leave no room for silence, or lie beyond
-            the wall.
+        ValueError: For an argument out of those bounds. From its `unconstrain`, if the weights are
+            negative, leave no room for silence, or lie beyond the wall, or if the temperature is
+            another.
     """
+    check_number("cut", cut, least=0, most=0.3)
+    check_number("wall", wall, above=0)
+    check_number("temperature", temperature, above=0)
+    names = ("beta1", "beta2")
 
     def constrain(raw_metaparameters):
-        raw = tf.convert_to_tensor(raw_metaparameters)
+        raw = _raw(raw_metaparameters, names)
         p = tf.nn.softmax(tf.concat([raw, tf.zeros_like(raw[..., :1])], -1))
         beta = p + tf.stop_gradient(tf.nn.relu(p - cut) / (1 - cut) - p)
         return Metaparameters(beta[..., 0], beta[..., 1], tf.constant(temperature, raw.dtype))
 
     def unconstrain(lam, dtype="float32"):
-        p = [float(beta) * (1 - cut) + cut for beta in lam[:2]]
+        beta1, beta2, given = (a.item() if a.size == 1 else a for a in _three(lam))
+        if not np.allclose(given, temperature, rtol=1e-6, atol=0):
+            raise ValueError(
+                f"this mixture has a temperature of {temperature:g}, which is not learned, "
+                f"got {given}; ask for mixture(temperature={given})"
+            )
+        weights = zip(names, (beta1, beta2), strict=True)
+        p = [check_number(name, beta, least=0) * (1 - cut) + cut for name, beta in weights]
         silence = 1 - sum(p)
-        if silence <= 0 or max(abs(math.log(share / silence)) for share in p) > wall:
+        if min(silence, *p) <= 0 or max(abs(math.log(share / silence)) for share in p) > wall:
             raise ValueError(
                 f"shares {p} of labels and teacher leave {silence:.3g} for silence, "
                 "out of bounds; lower the weights"
             )
-        return tf.constant([math.log(share / silence) for share in p], dtype)
+        return tf.constant([math.log(share / silence) for share in p], _floating(dtype))
 
     def project(raw_metaparameters):
-        return tf.clip_by_value(raw_metaparameters, -wall, wall)
+        return tf.clip_by_value(_raw(raw_metaparameters, names), -wall, wall)
 
-    return Parametrization(constrain, unconstrain, project, ("beta1", "beta2"))
+    return Parametrization(constrain, unconstrain, project, names)
