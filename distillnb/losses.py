@@ -133,7 +133,7 @@ def as_labels(labels, logits):
         value = np.asarray(labels)
         wide = value.ndim == rank and value.shape[-1] == classes
         flat = value.reshape(-1, classes) if wide and classes > 1 else value.reshape(-1)
-        found = check_labels(flat, classes)
+        found = check_labels(flat, classes, "given")
         shape = value.shape if found.ndim == 2 else logits.shape[:-1].as_list()
         if found.size != (value.size if found.ndim == 2 else np.prod(shape)):
             raise ValueError(f"labels of shape {value.shape} do not fit logits of {logits.shape}")
