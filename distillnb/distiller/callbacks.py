@@ -94,7 +94,7 @@ class Resume(keras.callbacks.Callback):
             )
         super().set_model(model)
 
-    def restore_fit(self, distiller, configuration, others, start):
+    def restore_fit(self, distiller, configuration, others, start, verbose=None):
         """Hold the folder and bring back the newest state; `fit` calls it.
 
         Args:
@@ -102,6 +102,7 @@ class Resume(keras.callbacks.Callback):
             configuration: What the fit is, as JSON; a folder of another one is refused.
             others: Callbacks whose memory is kept.
             start: `FitPosition` to begin at if nothing is saved.
+            verbose: As of the fit: 0 says nothing.
 
         Returns:
             `FitPosition` to go on from.
@@ -118,6 +119,9 @@ class Resume(keras.callbacks.Callback):
             count = len(distiller.saved_variables)
             values = [self._arrays[f"variable {i}"] for i in range(count)]
             distiller.set_saved(values, self._arrays["path"])
+        if verbose != 0:
+            where = f"goes on at epoch {self._notes['epoch'] + 1}" if self._arrays else "begins"
+            print(f"Resume({str(self._folder)!r}): the fit {where}")
         return FitPosition(**{name: self._notes[name] for name in FitPosition._fields})
 
     def close(self):

@@ -37,6 +37,16 @@ class StateVariables:
         values = [tf.convert_to_tensor(v) for v in self.own]
         return tf.nest.pack_sequence_as(self._rest, values)
 
+    def clear_divergence(self):
+        """Begin anew from the last finite state."""
+        cleared = self.auxiliary()
+        zero = tf.zeros_like(cleared.diverged)
+        cleared = cleared._replace(
+            diverged=zero, diverged_step=tf.zeros_like(cleared.diverged_step)
+        )
+        for variable, value in zip(self.own, tf.nest.flatten(cleared), strict=True):
+            variable.assign(value)
+
     def read(self, learning_rate, logits):
         """The state as tensors.
 
