@@ -104,8 +104,8 @@ MUTANTS = [
     Mutant(
         "a line of the journal is believed unchecked",
         "reference/store",
-        "json.loads(body) if good else None",
-        'json.loads(body) if body.endswith(b"}") else None',
+        "_parse(body) if sound else None",
+        '_parse(body) if body.endswith(b"}") else None',
     ),
     Mutant(
         "only the newest state is kept",

@@ -30,7 +30,7 @@ from distillnb.store import SCHEMA, Checkpoints, Store, reproducible, seal, unse
 
 KILLS = int(os.environ.get("SOAK", 20))
 SCRIPTS = {  # (unit, saves, size of its state)
-    "three units": [("a", 3, 10), ("b.1", 2, 0), ("c-000001", 4, 1000)],
+    "three units": [("a", 3, 10), ("b.1", 2, 0), ("c-1", 4, 1000)],
     "many short ones": [(f"seed-{i}", i % 2, 3) for i in range(8)],
     "one long one": [("long", 12, 50)],
 }
@@ -582,7 +582,13 @@ def reseal(folder, **changes):
 
 @pytest.mark.parametrize(
     "schema, cure",
-    [(2, "newer distillnb: upgrade"), (0, "older or unknown"), ("x", "older or unknown")],
+    [
+        (SCHEMA + 1, "newer distillnb: upgrade"),
+        (0, "older or unknown"),
+        ("x", "older or unknown"),
+        (True, "older or unknown"),
+        (1.0, "older or unknown"),
+    ],
 )
 def test_other_schemas(schema, cure, tmp_path):
     Store(tmp_path, {}).close()
@@ -629,7 +635,9 @@ def test_another_environment_is_a_warning_where_the_store_is_opened(tmp_path):
     assert caught[0].filename == __file__
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..\\a", "a b", "ü", "x" * 101, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "..\\a", "a b", "ü", "x" * 101, "a\n", "..", ".a", "a-000001", None, 1]
+)
 def test_names_of_units(name, tmp_path):
     with Store(tmp_path, {}) as store:
         for attempt in (
@@ -643,7 +651,7 @@ def test_names_of_units(name, tmp_path):
 
 def test_names_that_resemble_each_other(tmp_path):
     with Store(tmp_path, {}) as store:
-        names = ["a", "a-000001", "a-000001.npz", "..", "a.json", ".a.tmp"]
+        names = ["a", "a-00001", "a-000001.npz", "a.json", "a.tmp", "a-"]
         for i, name in enumerate(names):
             store.save(name, [np.array(i)], {"name": name})
         store.finish("a", {})
@@ -682,7 +690,7 @@ def test_what_comes_back_is_what_went_in(tmp_path):
 
 
 def test_a_folder_of_an_older_version_opens(tmp_path):
-    "Written before there was this class; a new run makes the same bytes."
+    "Written before there was this class, and before runs had names; a new run says the same."
     run = """{
  "configuration": {
   "shape": [
@@ -733,7 +741,12 @@ def test_a_folder_of_an_older_version_opens(tmp_path):
         assert notes == {"step": 5} and list(arrays) == ["w"] and arrays["w"].tolist() == [0, 1]
     with Store(tmp_path / "new", configuration, **options) as store:
         store.finish("a", {"accuracy": 0.9, "shape": (2, 3)})
-    assert not logged and old.items() <= files(tmp_path / "new").items()
+    left = files(tmp_path / "new")
+    named = unseal(left["run.json"])
+    assert len(named.pop("run")) == 32 and named.pop("schema") == SCHEMA
+    assert named | {"schema": 1} == unseal(old["run.json"])
+    assert left["journal"].split(b" ", 2)[2] == old["journal"].split(b" ", 2)[2] and not logged
+    assert files(tmp_path / "old")["run.json"] == old["run.json"]
 
 
 # real trainings
@@ -788,6 +801,11 @@ class Trainings:
         self.process.stdout.close()
 
 
+def records(folder):
+    "The lines of a journal, without the SHA-256, for that depends on the name of the run."
+    return [row.split(b" ", 2)[2] for row in (folder / "journal").read_bytes().splitlines()]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_real_trainings(tmp_path, capfd):
     "SIGKILL at random moments; in the end, the bits are those of a run that nobody killed."
@@ -795,8 +813,8 @@ def test_kill_real_trainings(tmp_path, capfd):
     try:
         status, _ = trainings.run(tmp_path / "undisturbed")
         assert status == 0
-        truth = (tmp_path / "undisturbed" / "journal").read_bytes()
-        assert truth.count(b"\n") == 2
+        truth = records(tmp_path / "undisturbed")
+        assert len(truth) == 2
         while kills < KILLS:
             folder, status, saves = tmp_path / f"{folders}", None, {}
             folders += 1
@@ -809,7 +827,7 @@ def test_kill_real_trainings(tmp_path, capfd):
                 for _, unit, n in (line for line in lines if line[0] == "saved"):
                     assert int(n) > saves.get(unit, 0), "a durable save was lost"
                     saves[unit] = int(n)
-            assert (folder / "journal").read_bytes() == truth
+            assert records(folder) == truth
     finally:
         trainings.close()
     with capfd.disabled():
