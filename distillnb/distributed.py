@@ -6,26 +6,45 @@
 __all__ = ['WORKER_LOST_ERRORS', 'replica', 'all_reduce_mean', 'local_gradient', 'plain_step_distributed', 'one_step_distributed', 'shard', 'distributed_steps', 'broadcast', 'worker_lost', 'train_distributed', 'message_bytes', 'Link', 'ring_seconds', 'tree_seconds', 'step_seconds']
 
 # %% ../nbs/3_training/35_many_workers.ipynb #c58187ee
-import hashlib
 from contextlib import nullcontext
 
 import numpy as np
 import tensorflow as tf
 
 from .bilevel_step import StepMetrics, bilevel_step
+from distillnb.checks import (
+    arrays_digest,
+    check_finite,
+    check_integer,
+    check_labels,
+    check_lengths,
+)
 from .hypergradient import Step, apply_update, train_gradient, validation_gradient
 from .optimizers import pull_back
 from .store import Store
 from .training import ExecutionPlan, TrainResult, batch_order
 
 # %% ../nbs/3_training/35_many_workers.ipynb #926cab43
+def _worker():
+    "The context in which a worker may talk to the others."
+    context = tf.distribute.get_replica_context()
+    if context is None or not tf.distribute.has_strategy():
+        raise ValueError(
+            "workers talk inside of strategy.run(function) only; make this call in such a function"
+        )
+    return context
+
+
 def replica():
     """The worker that asks. Inside `strategy.run` only.
 
     Returns:
         A tuple: its number (from 0), and how many workers there are.
+
+    Raises:
+        ValueError: Outside.
     """
-    context = tf.distribute.get_replica_context()
+    context = _worker()
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
 
 
@@ -40,12 +59,15 @@ def all_reduce_mean(tree):
 
     Returns:
         The same nest, of equal values on every worker.
+
+    Raises:
+        ValueError: Outside.
     """
-    leaves = tf.nest.flatten(tree)
+    context, leaves = _worker(), tf.nest.flatten(tree)
     for dtype in dict.fromkeys(a.dtype for a in leaves if a.dtype.is_floating):
         which = [i for i, a in enumerate(leaves) if a.dtype == dtype]
         message = tf.concat([tf.reshape(leaves[i], [-1]) for i in which], 0)
-        mean = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, message)
+        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, message)
         parts = tf.split(mean, [leaves[i].shape.num_elements() for i in which])
         for i, part in zip(which, parts, strict=True):
             leaves[i] = tf.reshape(part, leaves[i].shape)
@@ -193,7 +215,7 @@ def broadcast(tree):
     def _from_first(a):
         number = a if a.dtype.is_floating else tf.bitcast(a, tf.int32)
         brought = tf.where(tf.equal(replica()[0], 0), number, tf.zeros_like(number))
-        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, brought)
+        total = _worker().all_reduce(tf.distribute.ReduceOp.SUM, brought)
         return total if a.dtype.is_floating else tf.bitcast(total, a.dtype)
 
     return tf.nest.map_structure(_from_first, tree)
@@ -235,8 +257,8 @@ def _row_numbers(data, batch_sizes, seed, first, end):
     for at in range(first, end, 100):
         count, orders = min(100, end - at), []
         for purpose, part, size in zip(("train", "validation"), data, batch_sizes, strict=True):
-            examples = len(part["y"])
-            if size:
+            examples = len(next(iter(part.values())))
+            if size is not None:
                 orders.append(batch_order(seed, purpose, examples, size, at, count))
             else:
                 orders.append(np.tile(np.arange(examples, dtype="int32"), (count, 1)))
@@ -246,7 +268,11 @@ def _row_numbers(data, batch_sizes, seed, first, end):
 def _check_shares(data, batch_sizes, workers):
     "Raises ValueError for batches that cannot be cut into equal shares."
     for name, part, size in zip(("train", "validation"), data, batch_sizes, strict=True):
-        size = size or len(part["y"])
+        examples = len(next(iter(part.values())))
+        if size is None:
+            size = examples
+        else:
+            check_integer(f"the {name} batch size", size, 1, examples)
         if size % workers:
             less = size // workers * workers
             near = f"{less} or {less + workers}" if less else workers
@@ -310,13 +336,45 @@ class _DistributedRun:
         self.save()
 
 # %% ../nbs/3_training/35_many_workers.ipynb #daad012d
+def _check_run(strategy, state, train_data, val_data, steps, batch_sizes, seed):
+    "The data as tensors. Raises ValueError for what cannot be trained on."
+    if not isinstance(strategy, tf.distribute.Strategy):
+        raise ValueError(
+            "strategy must be a tf.distribute.Strategy, such as tf.distribute.MirroredStrategy(), "
+            f"got {strategy!r}"
+        )
+    check_integer("steps", steps, 1), check_integer("seed", seed, 0)
+    if not isinstance(batch_sizes, (tuple, list)) or len(batch_sizes) != 2:
+        raise ValueError(
+            f"batch_sizes must be two, of train and validation batches, got {batch_sizes!r}"
+        )
+    if len(state.lam) != 1:
+        raise ValueError(f"state must be of one replica, got {len(state.lam)}; train them in turn")
+    data = []
+    for name, part in {"train": train_data, "validation": val_data}.items():
+        if not isinstance(part, dict):
+            raise ValueError(
+                f"the {name} set must be a dict of arrays, such as x, y and teacher_logits, "
+                f"got {type(part).__name__}"
+            )
+        check_lengths(part, name)
+        for what, value in part.items():
+            check_finite(what, value, name, masked=what == "teacher_logits")
+        data.append({what: tf.constant(value) for what, value in part.items()})
+    classes = data[0]["teacher_logits"].shape[1:] if "teacher_logits" in data[0] else ()
+    for name, part in zip(("train", "validation"), data, strict=True):
+        if "y" in part and len(classes) == 1 and classes[0] > 1 and part["y"].shape.rank == 1:
+            part["y"] = tf.constant(check_labels(part["y"], classes[0], name))
+    return data
+
+
 def _identity(data, state, steps, batch_sizes, seed):
-    "What this training is, as JSON; the labels stand for the data."
-    labels = [hashlib.sha256(np.asarray(part["y"]).tobytes()).hexdigest() for part in data]
+    "What this training is, as JSON: all numbers but those of the first weights, and their shapes."
     shapes = [list(a.shape) for a in tf.nest.flatten(state)]
     numbers = tf.nest.flatten((state.student.slots, state.memory, state.step))
     settings = [a.numpy().item() for a in numbers if a.shape.num_elements() == 1]
-    about = {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed, "labels": labels}
+    about = {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed}
+    about |= {"data": arrays_digest(data), "lam": np.asarray(state.lam).tolist()}
     return about | {"state": shapes, "settings": settings}
 
 
@@ -337,12 +395,13 @@ def train_distributed(
 
     Args:
         strategy: A `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy`.
-        problem: A `Bilevel`.
+        problem: A `Bilevel`. A folder cannot tell another loss from it.
         optimizer: The student's `Optimizer`.
         meta_update: A `MetaUpdate`, which moves the metaparameters.
         state: A `TrainState` of one replica, from `init_train_state` or an earlier result; that of
             the first worker counts.
-        train_data: Dict of arrays [N, ...], the same in every process.
+        train_data: Dict of finite arrays [N, ...], the same in every process. Where there are y [N]
+            and teacher_logits [N, classes], y are numbers 0 to classes - 1.
         val_data: The same for the outer loss.
         steps: How many the student takes from `state` on, >= 1.
         batch_sizes: Of whole train and validation batches, multiples of the workers; None: all
@@ -355,19 +414,20 @@ def train_distributed(
         A `TrainResult` of one replica, the same in every process.
 
     Raises:
-        ValueError: For batches that cannot be cut into equal shares, or a folder of another
-            training.
+        ValueError: For data, numbers or a strategy that are not as above, batches that cannot be
+            cut into equal shares, or a folder of another training: other data, teacher, start,
+            optimizer, steps, batch sizes or seed.
         ConnectionError: If another worker is lost.
 
     Warns:
         UserWarning: If the training diverged.
     """
-    data = [tf.nest.map_structure(tf.constant, part) for part in (train_data, val_data)]
+    data = _check_run(strategy, state, train_data, val_data, steps, batch_sizes, seed)
     workers, resolver = strategy.num_replicas_in_sync, strategy.cluster_resolver
     _check_shares(data, batch_sizes, workers)
     compiled = distributed_steps(strategy, problem, optimizer, meta_update, data)
     keeps_folder = folder and not (resolver and resolver.task_id)
-    about = _identity(data, state, steps, batch_sizes, seed)
+    about = _identity(data, state, steps, batch_sizes, seed) if keeps_folder else None
     with Store(folder, about, resume=True) if keeps_folder else nullcontext() as store:
         run = _DistributedRun(strategy, store, state, steps)
         orders = _row_numbers(
@@ -385,6 +445,8 @@ def train_distributed(
 import math
 from typing import NamedTuple
 
+from .checks import check_integer, check_number
+
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #cde6f29c
 def message_bytes(weights, points=2, kept=0, itemsize=4):
     """How long the messages of a step are that is shared among workers.
@@ -397,7 +459,12 @@ def message_bytes(weights, points=2, kept=0, itemsize=4):
 
     Returns:
         A dict: "plain" and "bilevel" -> list of the bytes of each message of such a step.
+
+    Raises:
+        ValueError: If one of them is no whole number, or negative, or there are no weights.
     """
+    check_integer("weights", weights, 1), check_integer("points", points, 0)
+    check_integer("kept", kept, 0), check_integer("itemsize", itemsize, 1)
     gradient = weights + kept + 1
     return {
         "plain": [itemsize * gradient],
@@ -409,25 +476,37 @@ class Link(NamedTuple):
     """A line between two workers.
 
     Attributes:
-        latency: Seconds a hop, > 0.
-        bandwidth: Bytes a second, > 0.
+        latency: Seconds a hop, >= 0.
+        bandwidth: Bytes a second, > 0; math.inf: a message takes no time.
     """
 
     latency: float
     bandwidth: float
 
 
+def _check_message(size, workers, link):
+    "Raises ValueError for a message that nobody can send."
+    check_number("size", size, least=0), check_integer("workers", workers, 1)
+    check_number("latency of the link", link.latency, least=0)
+    if link.bandwidth != math.inf:
+        check_number("bandwidth of the link", link.bandwidth, above=0)
+
+
 def ring_seconds(size, workers, link):
     """The time of an average around a ring, 2 (N - 1) hops (Patarasuk & Yuan 2009).
 
     Args:
-        size: Bytes of the message.
+        size: Bytes of the message, >= 0.
         workers: N >= 1.
         link: The `Link` between neighbours.
 
     Returns:
         Seconds.
+
+    Raises:
+        ValueError: If a number is out of those bounds.
     """
+    _check_message(size, workers, link)
     return 2 * (workers - 1) * (link.latency + size / workers / link.bandwidth)
 
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #22e705c7
@@ -435,13 +514,17 @@ def tree_seconds(size, workers, link):
     """The time of an average along a binary tree: 2 log2 N hops (Thakur et al. 2005).
 
     Args:
-        size: Bytes of the message.
+        size: Bytes of the message, >= 0.
         workers: N >= 1.
         link: The `Link` between two workers.
 
     Returns:
         Seconds.
+
+    Raises:
+        ValueError: If a number is out of those bounds.
     """
+    _check_message(size, workers, link)
     return 2 * math.ceil(math.log2(workers)) * (link.latency + size / link.bandwidth)
 
 # %% ../nbs/3_training/36_what_messages_cost.ipynb #5baa8b11
@@ -449,12 +532,16 @@ def step_seconds(arithmetic, sizes, workers, link):
     """The time of a step: arithmetic, then messages around a ring, one after the other.
 
     Args:
-        arithmetic: Seconds that a worker computes.
+        arithmetic: Seconds that a worker computes, >= 0.
         sizes: Bytes of the messages, from `message_bytes`.
         workers: N >= 1.
         link: The `Link` between neighbours.
 
     Returns:
         Seconds.
+
+    Raises:
+        ValueError: If a number is out of those bounds.
     """
+    check_number("arithmetic", arithmetic, least=0)
     return arithmetic + sum(ring_seconds(size, workers, link) for size in sizes)

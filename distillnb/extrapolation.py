@@ -7,9 +7,12 @@ __all__ = ['Line', 'fit_line', 'predict', 'restart_period', 'prediction_error', 
 
 # %% ../nbs/3_training/31_extrapolation.ipynb #5897b69d
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+
+from .checks import check_array, check_function, check_integer
 
 # %% ../nbs/3_training/31_extrapolation.ipynb #2fdbdd6c
 class Line(NamedTuple):
@@ -34,13 +37,13 @@ def fit_line(values: np.ndarray) -> Line:
     """Fit a line to each column by least squares.
 
     Args:
-        values: [n, P], the metaparameters after each of n >= 2 steps.
+        values: [n, P], or [n] for one metaparameter: the metaparameters after each of n >= 2 steps.
 
     Raises:
-        ValueError: For fewer than two points.
+        ValueError: For fewer than two points, or what is no finite number.
     """
-    values = np.asarray(values, np.float64)
-    n = len(values)
+    values = check_array("values", values)
+    n = len(values) if values.ndim else 1
     if n < 2:
         raise ValueError(
             f"values has {n} point(s); a line needs at least 2: make the gradient phase e1 longer"
@@ -62,8 +65,11 @@ def predict(line: Line, z: int) -> np.ndarray:
 
     Returns:
         [P].
+
+    Raises:
+        ValueError: If z is no finite number.
     """
-    return line.intercept + line.slope * z
+    return line.intercept + line.slope * check_array("z", z)
 
 
 def restart_period(e1: int, e2: int) -> float:
@@ -72,8 +78,11 @@ def restart_period(e1: int, e2: int) -> float:
     Args:
         e1: Length of the gradient phase, steps.
         e2: Length of the line phase, steps.
+
+    Raises:
+        ValueError: If e1 < 1 or e2 < 0.
     """
-    return 1 + e2 / e1
+    return 1 + check_integer("e2", e2, 0) / check_integer("e1", e1, 1)
 
 # %% ../nbs/3_training/31_extrapolation.ipynb #48bf774b
 def prediction_error(line: Line, z: int) -> np.ndarray:
@@ -86,12 +95,22 @@ def prediction_error(line: Line, z: int) -> np.ndarray:
 
     Returns:
         [P], in the units of the fitted values.
+
+    Raises:
+        ValueError: If z is no finite number.
     """
-    n, distance = line.n, z - (line.n - 1) / 2
+    n, distance = line.n, check_array("z", z) - (line.n - 1) / 2
     from_scatter = line.scatter * np.sqrt(1 + 1 / n + 12 * distance**2 / (n * (n**2 - 1)))
     return np.hypot(from_scatter, line.bend * (distance**2 - (n**2 - 1) / 12))
 
 # %% ../nbs/3_training/31_extrapolation.ipynb #4683c13d
+def _check_tolerance(tolerance):
+    if not (isinstance(tolerance, Real) and tolerance > 0):
+        raise ValueError(
+            f"tolerance must be positive, got {tolerance!r}; use np.inf to walk unguarded"
+        )
+
+
 def safe_horizon(line: Line, limit: int, tolerance: float) -> int:
     """How many steps to walk before the error of a metaparameter exceeds the tolerance.
 
@@ -104,12 +123,11 @@ def safe_horizon(line: Line, limit: int, tolerance: float) -> int:
         0 to limit.
 
     Raises:
-        ValueError: If tolerance <= 0.
+        ValueError: If tolerance <= 0 or limit < 0.
     """
-    if not tolerance > 0:
-        raise ValueError(
-            f"tolerance must be positive, got {tolerance}; use np.inf to walk unguarded"
-        )
+    _check_tolerance(tolerance)
+    if not check_integer("limit", limit, 0):
+        return 0
     ahead = np.arange(line.n, line.n + limit).reshape(-1, *[1] * np.ndim(line.slope))
     within = prediction_error(line, ahead) <= tolerance
     return int(np.logical_and.accumulate(within.reshape(limit, -1).all(1)).sum())
@@ -150,15 +168,30 @@ def follow(
 
     Returns:
         trajectory [steps + 1, P], Ledger.
+
+    Raises:
+        ValueError: If a number is out of its bounds, if `step` or `project` is no function or
+            changes the shape of lam, or if a line is to be fitted to what is not finite.
     """
-    path, saved = [np.asarray(lam, np.float64)], 0
+    check_integer("steps", steps, 0), check_integer("e1", e1, 2), check_integer("e2", e2, 0)
+    _check_tolerance(tolerance)
+    check_function("step", step, "of lam"), check_function("project", project, "of lam")
+    path, saved = [check_array("lam", lam)], 0
+
+    def moved(who, point):
+        point = check_array(f"what {who} returns", point, finite=False)
+        if point.shape != path[0].shape:
+            raise ValueError(f"{who} must keep the shape {path[0].shape} of lam, got {point.shape}")
+        return point
+
     while len(path) <= steps:
         for _ in range(min(e1, steps + 1 - len(path))):
-            path.append(np.asarray(step(path[-1]), np.float64))
+            path.append(moved("step", step(path[-1])))
         left = steps + 1 - len(path)
         if left and e2:
             line = fit_line(path[-e1:])
             walk = min(safe_horizon(line, e2, tolerance), left)
-            path += [project(predict(line, z)) for z in range(e1, e1 + walk)]
+            ahead = range(e1, e1 + walk)
+            path += [moved("project", project(predict(line, z))) for z in ahead]
             saved += walk
     return np.stack(path), Ledger(steps - saved, saved)

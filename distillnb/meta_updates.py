@@ -8,10 +8,13 @@ __all__ = ['MetaUpdate', 'fixed', 'random', 'gradient', 'Lines', 'lines']
 # %% ../nbs/3_training/32_meta_updates.ipynb #4fe4f65d
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from .checks import check_function
 
 # %% ../nbs/3_training/32_meta_updates.ipynb #97a3a128
 class MetaUpdate(NamedTuple):
@@ -47,10 +50,21 @@ def random(draw):
 
     Returns:
         A `MetaUpdate` that needs no hypergradient.
+
+    Raises:
+        ValueError: If `draw` is no function. The `init` of the result raises it for a point of
+            another shape than [P].
     """
+    check_function("draw", draw, "of the number of a replica")
+
+    def _point(replica, shape, dtype):
+        point = tf.cast(draw(replica), dtype)
+        if point.shape != shape:
+            raise ValueError(f"draw must give a point of shape {shape}, got {point.shape}")
+        return point
 
     def _init(lam):
-        return tf.stack([tf.cast(draw(r), lam.dtype) for r in range(len(lam))]), ()
+        return tf.stack([_point(r, lam.shape[1:], lam.dtype) for r in range(len(lam))]), ()
 
     return MetaUpdate(_init, _never, _stay)
 
@@ -72,10 +86,23 @@ def gradient(outer, project=tf.identity):
 
     Returns:
         A `MetaUpdate` that needs a hypergradient at every step.
+
+    Raises:
+        ValueError: If `outer` is no `Optimizer`, or `project` no function.
     """
+    _check_outer(outer, project)
     return MetaUpdate(
         lambda lam: (lam, _outer_memory(outer, lam)), _always, _gradient_step(outer.update, project)
     )
+
+
+def _check_outer(outer, project):
+    if not all(callable(getattr(outer, name, None)) for name in ("init", "update")):
+        raise ValueError(
+            f"outer must be an Optimizer such as sgd(0.05), got {outer!r}; from_keras makes one "
+            "of Keras's"
+        )
+    check_function("project", project, "of lam")
 
 
 def _outer_memory(outer, lam):
@@ -129,12 +156,16 @@ def lines(outer, e1, e2, tolerance=np.inf, project=tf.identity):
         project)` takes the numbers from a `Lines`.
 
     Raises:
-        ValueError: If e1 < 3, e2 < 0 or the tolerance is not positive.
+        ValueError: If e1 or e2 is no whole number, e1 < 3, e2 < 0, or the tolerance is not
+            positive; if `outer` is no `Optimizer`, or `project` no function.
     """
-    if e1 < 3 or e2 < 0 or not tolerance > 0:
+    _check_outer(outer, project)
+    whole = isinstance(e1, Integral) and isinstance(e2, Integral)
+    guarded = isinstance(tolerance, Real) and tolerance > 0
+    if not (whole and guarded and e1 >= 3 and e2 >= 0):
         raise ValueError(
-            "lines need e1 >= 3, e2 >= 0 and a tolerance > 0, "
-            f"got e1={e1}, e2={e2}, tolerance={tolerance}"
+            "lines need e1 >= 3 and e2 >= 0, whole numbers, and a tolerance > 0, "
+            f"got e1={e1!r}, e2={e2!r}, tolerance={tolerance!r}"
         )
 
     def _init(lam):

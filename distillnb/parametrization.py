@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from .checks import check_choice, check_number
+from .checks import check_array, check_choice, check_number
 from .losses import Metaparameters
 
 # %% ../nbs/1_problem/15_parametrization.ipynb #84697905
@@ -96,18 +96,6 @@ def _check_bounds(name, domain):
     for end, place in ends.items():
         if np.isnan(place) or (np.isinf(place) and np.isfinite(end)):
             raise ValueError(f"the bounds of {name}: {end:g} is out of reach of its map")
-
-
-def _values(name, value):
-    "What was given for a metaparameter, in float64."
-    try:
-        value = np.asarray(value)
-        numbers = None if value.dtype.kind in "bOSU" else np.asarray(value, "float64")
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None:
-        raise ValueError(f"{name} must be a number, or an array of numbers, got {value!r}")
-    return numbers
 
 
 def _by_name(metaparameters, names):
@@ -195,7 +183,7 @@ def product(domains, shapes=None, build=dict):
     def unconstrain(metaparameters, dtype="float32"):
         given, dtype, raw = _by_name(metaparameters, domains), _floating(dtype), []
         for name, domain in domains.items():
-            value, shape = _values(name, given[name]), shapes[name]
+            value, shape = check_array(name, given[name], finite=False), shapes[name]
             if exact and value.shape != shape:
                 raise ValueError(f"{name} must be of shape {shape}, got {value.shape}")
             place = domain.unconstrain(_within(name, domain, value))
@@ -244,7 +232,8 @@ def _three(lam):
             f"metaparameters must be three, {', '.join(names)}, in this order or by name, "
             f"got {lam!r}"
         )
-    return Metaparameters(*(_values(name, value) for name, value in zip(names, lam, strict=True)))
+    named = zip(names, lam, strict=True)
+    return Metaparameters(*(check_array(name, value, finite=False) for name, value in named))
 
 
 def _of_metaparameters(domains, low, high, tie):

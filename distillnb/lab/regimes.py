@@ -14,6 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distillnb.checks import (
+    check_array,
+    check_choice,
+    check_finite,
+    check_integer,
+    check_labels,
+    check_number,
+)
 from . import data, tasks
 from distillnb.lab.methods import (
     BEST_OF_LEGEND,
@@ -64,7 +72,16 @@ REGIMES = {
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #6d0208f1
 def _stream(seed, purpose):
+    check_integer("seed", seed, 0)
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose.encode()]))
+
+
+def _check_numbers(y, classes, share):
+    "Raises ValueError unless y are numbers of classes, [N], and the share is one."
+    check_number("share", share, least=0, most=1)
+    if np.ndim(y) != 1:
+        raise ValueError(f"y must be numbers of classes, [N], got shape {np.shape(y)}")
+    check_labels(y, check_integer("classes", classes, 2))
 
 
 def random_labels(y, share, seed, classes):
@@ -74,16 +91,16 @@ def random_labels(y, share, seed, classes):
         y: int [N], the true labels.
         share: Of the labels that are drawn anew, 0 to 1.
         seed: Of the draw.
-        classes: Labels are 0 to classes - 1.
+        classes: Labels are 0 to classes - 1; at least 2.
 
     Returns:
         int [N], in the dtype of the labels.
 
     Raises:
-        ValueError: If the share is not between 0 and 1.
+        ValueError: If the share is not between 0 and 1, or for labels of other classes.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be between 0 and 1, got {share}")
+    _check_numbers(y, classes, share)
+    y = np.asarray(y)
     rng = _stream(seed, "labels")
     hit = rng.permutation(len(y)) < round(share * len(y))
     return np.where(hit, rng.integers(classes, size=len(y)), y).astype(y.dtype)
@@ -93,20 +110,25 @@ def wrong_answers(logits, y, share, seed):
     """The logits of a teacher that is confidently wrong about a share of the images.
 
     Args:
-        logits: float [N, classes], a teacher's.
+        logits: float [N, classes], a teacher's, of two classes at least.
         y: int [N], the true labels.
         share: Of images about which the teacher shall be wrong, 0 to 1.
         seed: Of the draw.
 
     Returns:
         float [N, classes]; in the rows that were hit the largest logit has changed places with that
-        of a wrong class.
+        of a wrong class. Of two classes there may be no other wrong one; then the row stays.
 
     Raises:
-        ValueError: If the share is not between 0 and 1.
+        ValueError: If the share is not between 0 and 1, for logits that are not finite or of
+            another shape, or for labels of other classes.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be between 0 and 1, got {share}")
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise ValueError(f"logits must be [{len(y)}, classes] for these y, got {logits.shape}")
+    _check_numbers(y, logits.shape[1], share)
+    check_finite("teacher_logits", logits)
+    y = np.asarray(y)
     rng = _stream(seed, "teacher")
     rows = np.flatnonzero(rng.permutation(len(y)) < round(share * len(y)))
     tops, draws, answers = (
@@ -115,7 +137,7 @@ def wrong_answers(logits, y, share, seed):
         logits.copy(),
     )
     draws[np.arange(len(rows)), tops] = draws[np.arange(len(rows)), y[rows]] = -1
-    others = draws.argmax(1)
+    others = np.where(draws.max(1, initial=-1) < 0, tops, draws.argmax(1))
     answers[rows, tops], answers[rows, others] = logits[rows, others], logits[rows, tops]
     return answers
 
@@ -132,9 +154,19 @@ def corrupt(train, regime, seeds):
         The same with other labels and answers.
 
     Raises:
-        ValueError: If a share is not between 0 and 1.
+        ValueError: If a share of the regime is not between 0 and 1, or its factor or size not above
+            0; for labels or logits as above.
     """
+    check_number("the factor of a regime", regime.factor, above=0)
+    check_number("the size of a regime", regime.size, above=0)
+    for share in ("noise", "wrong"):
+        check_number(f"{share} of a regime", getattr(regime, share), least=0, most=1)
     y, logits = train["y"], train["teacher_logits"]
+    if not len(y) == len(logits) == len(seeds):
+        raise ValueError(
+            f"y and teacher_logits must have a replica for each of {len(seeds)} seeds, "
+            f"got {len(y)} and {len(logits)}"
+        )
     labels = [
         random_labels(y[r], regime.noise, seed, logits.shape[-1]) for r, seed in enumerate(seeds)
     ]
@@ -157,8 +189,13 @@ def normalize_logit_scale(logits, deviation=5.0):
         float32 [R, N, classes].
 
     Raises:
-        ValueError: If the logits are all alike.
+        ValueError: If the logits are all alike, not finite or of another shape, or the deviation
+            is not above 0.
     """
+    check_number("deviation", deviation, above=0)
+    check_finite("teacher_logits", logits)
+    if np.ndim(logits) != 3:
+        raise ValueError(f"logits must be [R, N, classes], got shape {np.shape(logits)}")
     centred = logits - logits.mean(-1, keepdims=True)
     spread = centred.std(-1).mean(-1)[:, None, None]
     if not (spread > 0).all():
@@ -177,9 +214,14 @@ def exponential_decay(low=0.02, extra=0.15, steps=100.0):
 
     Returns:
         A function step -> rate.
+
+    Raises:
+        ValueError: If a number is out of those bounds.
     """
     import tensorflow as tf
 
+    check_number("low", low, above=0), check_number("extra", extra, least=0)
+    check_number("steps", steps, above=0)
     return lambda step: low + extra * tf.exp(-tf.cast(step, tf.float64) / steps)
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #9f801c03
@@ -201,7 +243,11 @@ def label_of(regime):
 
     Returns:
         "r" and its number.
+
+    Raises:
+        ValueError: For another name.
     """
+    check_choice("regime", regime, SUITE)
     return f"r{list(SUITE).index(regime)}"
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #b37bcd3c
@@ -336,9 +382,11 @@ def sample_splits(pool, sizes, regime, seeds):
         arrays [R, N, ...].
 
     Raises:
-        ValueError: If the pool is too small.
+        ValueError: If the pool is too small, for another name, or for sizes below 1.
     """
-    wrong = SUITE[regime]
+    wrong = SUITE[check_choice("regime", regime, SUITE)]
+    for part in ("development", "validation", "train"):
+        check_integer(f"the size of {part}", getattr(sizes, part), 1)
     ends = np.cumsum([sizes.development, sizes.validation, round(wrong.size * sizes.train)])
     if ends[-1] > len(pool.y):
         raise ValueError(
@@ -442,7 +490,38 @@ def suite_task(pool, sizes, regime, seeds, steps):
     )
 
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #3a730916
+def _check_suite(records):
+    "Raises ValueError for records that make no table of a suite."
+    from distillnb.lab.tables import check_records
+
+    asked = "suite", "split", "seeds", "accuracy", "steps", "hypergradients", "seconds", "stopped"
+    check_records(records, asked, ("suite", "split", "seeds"), ("regime", "method"))
+    known = SUITE_METHODS | BEST_OF_LEGEND
+    for record in records:
+        check_choice("the regime of a record", record["regime"], SUITE)
+        check_choice("the method of a record", record["method"], known)
+        what = f"accuracy of {record['method']}, {record['regime']}"
+        accuracy = check_array(what, record["accuracy"])
+        shares = np.all((accuracy >= 0) & (accuracy <= 1))
+        if accuracy.shape != (len(record["seeds"]),) or not shares:
+            raise ValueError(
+                f"{what} must be a number from 0 to 1 for each of {len(record['seeds'])} seeds, "
+                f"got {record['accuracy']!r}"
+            )
+    methods = dict.fromkeys(record["method"] for record in records)
+    ran = {(record["regime"], record["method"]) for record in records}
+    for regime in dict.fromkeys(record["regime"] for record in records):
+        if missing := [method for method in methods if (regime, method) not in ran]:
+            raise ValueError(
+                f"{missing[0]} was not run in regime {regime!r}, so its mean over regimes is not "
+                "that of the others; run the suite again"
+            )
+    if not any(method in FIXED for method in methods):
+        raise ValueError(f"the ruler is a fixed setting, one of {', '.join(FIXED)}; run one")
+
+
 def _table(records):
+    _check_suite(records)
     return {
         (record["regime"], record["method"]): np.array(record["accuracy"]) for record in records
     }
@@ -579,7 +658,12 @@ def markdown_suite(records):
 
     Returns:
         Markdown; the gains are those of `lines+fallback`, or of what is learned.
+
+    Raises:
+        ValueError: For records that mix suites, splits or seeds, have a unit twice or lack one, or
+            are damaged.
     """
+    _check_suite(records)
     there = list(dict.fromkeys(record["method"] for record in records))
     ours = next((m for m in ("lines+fallback", *reversed(LEARNED)) if m in there), there[0])
     methods = legend(there, SUITE_METHODS | BEST_OF_LEGEND)
@@ -636,9 +720,14 @@ def draw_suite(suites):
 
     Returns:
         A matplotlib figure.
+
+    Raises:
+        ValueError: If there is no suite, or for records that make no table.
     """
     from distillnb.lab import figures
 
+    if not suites:
+        raise ValueError("suites must be title -> records, one at least, got {}")
     rows = max(len(hindsight(records)) for records in suites.values())
     with figures.matplotlib.rc_context(figures.STYLE):
         figure = figures.Figure(figsize=(1.6 + 3.2 * len(suites), 1.4 + 0.27 * rows))
