@@ -12,14 +12,20 @@ from functools import lru_cache
 import tensorflow as tf
 
 from .bilevel import Bilevel
+from .checks import check_choice, check_integer, check_number
 from distillnb.hypergradient import (
     Step,
     StudentState,
+    add,
     apply_update,
+    as_lam,
+    floating,
     grad_or_zero,
+    judge_student,
+    outer_slopes,
     plain_step,
+    refuse_loops,
     train_gradient,
-    validation_gradient,
 )
 from .optimizers import Optimizer
 
@@ -37,7 +43,7 @@ def _check_second_derivatives(problem):
 
 def _check_stacked(batches, K):
     for a in tf.nest.flatten(batches):
-        if a.shape[:1] != [K]:
+        if tuple(a.shape[:1]) != (K,):
             raise ValueError(
                 f"train_batch must stack {K} batches on a leading axis, [{K}, batch, ...], got "
                 f"shape {a.shape}"
@@ -52,6 +58,7 @@ def _through_tape(K, through):
     def _estimator(problem, optimizer, student, lam, train_batch, val_batch):
         _check_second_derivatives(problem)
         _check_stacked(train_batch, K)
+        lam = as_lam(lam, student)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for k in range(K):
                 if k == K - through:
@@ -59,7 +66,7 @@ def _through_tape(K, through):
                 student, inner_loss = plain_step(
                     problem, optimizer, student, lam, _batch_at(train_batch, k)
                 )
-            outer_loss = problem.outer(student.weights, val_batch, student.non_trainable)
+            outer_loss = judge_student(problem, student, lam, val_batch)
         return Step(grad_or_zero(tape, outer_loss, lam), student, inner_loss, outer_loss)
 
     return _estimator
@@ -67,11 +74,7 @@ def _through_tape(K, through):
 # %% ../nbs/2_hypergradient/23_horizons.ipynb #36576253
 def _differentiable(student):
     moments = [v for v in student.slots.values() if isinstance(v, list)]
-    return [
-        a
-        for a in tf.nest.flatten((student.weights, moments, student.non_trainable))
-        if a.dtype.is_floating
-    ]
+    return floating((student.weights, moments, student.non_trainable))
 
 
 def _with_differentiable(student, parts):
@@ -85,13 +88,12 @@ def _with_differentiable(student, parts):
     return student._replace(weights=weights, slots=slots, non_trainable=swap(student.non_trainable))
 
 
-def _validation_adjoint(problem, student, val_batch):
-    parts = _differentiable(student)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(parts)
-        seen = _with_differentiable(student, parts)
-        loss = problem.outer(seen.weights, val_batch, seen.non_trainable)
-    return loss, tape.gradient(loss, parts, unconnected_gradients="zero")
+def _validation_adjoint(problem, student, lam, val_batch):
+    "The outer loss, its slopes in the differentiable parts, its slope in the lam that it is shown."
+    loss, (v, kept, judged) = outer_slopes(problem, student, lam, val_batch)
+    moments = len(_differentiable(student)) - len(v) - len(kept)
+    unfelt = [tf.zeros_like(a) for a in _differentiable(student)[len(v) : len(v) + moments]]
+    return loss, [*v, *unfelt, *kept], judged
 
 # %% ../nbs/2_hypergradient/23_horizons.ipynb #ca69e367
 def _forward_pass(problem, optimizer, student, lam, batches, K):
@@ -108,7 +110,7 @@ def _forward_pass(problem, optimizer, student, lam, batches, K):
     return tf.while_loop(lambda k, *_: k < K, _walk, start, **options)[1:]
 
 
-def _backward_pass(problem, optimizer, student, lam, batches, K, through, store, adjoint):
+def _backward_pass(problem, optimizer, student, lam, batches, K, through, store, adjoint, judged):
     def _walk(k, adjoint, hypergradient):
         before = tf.nest.pack_sequence_as(student, [array.read(k) for array in store])
         parts = _differentiable(before)
@@ -118,12 +120,10 @@ def _backward_pass(problem, optimizer, student, lam, batches, K, through, store,
                 problem, optimizer, _with_differentiable(before, parts), lam, _batch_at(batches, k)
             )
             ends = _differentiable(after)
-        back, more = tape.gradient(
-            ends, (parts, lam), output_gradients=adjoint, unconnected_gradients="zero"
-        )
-        return k - 1, back, tf.nest.map_structure(tf.add, hypergradient, more)
+        back, more = grad_or_zero(tape, ends, (parts, lam), output_gradients=adjoint)
+        return k - 1, back, add(hypergradient, more)
 
-    start = (tf.constant(K - 1), adjoint, tf.nest.map_structure(tf.zeros_like, lam))
+    start = (tf.constant(K - 1), adjoint, judged)
     options = {"maximum_iterations": through, "parallel_iterations": 1}
     return tf.while_loop(lambda k, *_: k >= K - through, _walk, start, **options)[2]
 
@@ -132,17 +132,17 @@ def _through_states(K, through):
     def _estimator(problem, optimizer, student, lam, train_batch, val_batch):
         _check_second_derivatives(problem)
         _check_stacked(train_batch, K)
+        lam = as_lam(lam, student)
         student, inner_loss, store = _forward_pass(problem, optimizer, student, lam, train_batch, K)
-        outer_loss, adjoint = _validation_adjoint(problem, student, val_batch)
+        outer_loss, *slopes = _validation_adjoint(problem, student, lam, val_batch)
         back = _backward_pass(
-            problem, optimizer, student, lam, train_batch, K, through, store, adjoint
+            problem, optimizer, student, lam, train_batch, K, through, store, *slopes
         )
         return Step(back, student, inner_loss, outer_loss)
 
     return _estimator
 
 
-@lru_cache
 def unrolled(K: int, through: int | None = None, recompute: bool = False) -> Callable:
     """Reverse mode through K steps (Domke 2012; Maclaurin et al. 2015; truncated: Shaban et al.
     2019).
@@ -156,11 +156,18 @@ def unrolled(K: int, through: int | None = None, recompute: bool = False) -> Cal
         An estimator; its attribute `horizon` is K.
 
     Raises:
-        ValueError: For bad K.
+        ValueError: If K is no whole number from 1, through none from 1 to K, or recompute neither
+            True nor False; from the estimator: for other batches than K.
     """
-    through = K if through is None else through
-    if not 1 <= through <= K:
-        raise ValueError(f"unrolled needs 1 <= through <= K, got K={K} and through={through}")
+    K = check_integer("K", K, least=1)
+    through = K if through is None else check_integer("through", through, least=1, most=K)
+    if not isinstance(recompute, bool):
+        raise ValueError(f"recompute must be True or False, got {recompute!r}")
+    return _unrolled(K, through, recompute)
+
+
+@lru_cache
+def _unrolled(K, through, recompute):
     estimator = (_through_states if recompute else _through_tape)(K, through)
     estimator.horizon = K
     return estimator
@@ -176,10 +183,11 @@ def with_tangents(student: StudentState, lam: tf.Tensor) -> StudentState:
     Raises:
         ValueError: If lam is not a vector.
     """
-    if not tf.is_tensor(lam) or lam.shape.rank != 1:
+    if tf.nest.is_nested(lam) or len(tf.convert_to_tensor(lam).shape) != 1:
         raise ValueError(
             f"forward mode carries one tangent for each component of a vector lam [P], got {lam}"
         )
+    lam = as_lam(lam, student)
     return student._replace(
         tangents=[tf.zeros([lam.shape[0], *a.shape], a.dtype) for a in _differentiable(student)]
     )
@@ -204,16 +212,17 @@ def forward_mode(
         val_batch: What `problem.outer` reads.
 
     Raises:
-        ValueError: Without tangents.
+        ValueError: Without tangents, and for a student with a loop in a compiled function.
     """
     _check_second_derivatives(problem)
     if isinstance(student.tangents, tuple):
         raise ValueError(
-            "forward mode carries tangents: begin with with_tangents(student, lam), or start(..., "
-            "tangents=True)"
+            "forward mode carries tangents: begin with with_tangents(student, lam), or "
+            "init_train_state(..., tangents=True)"
         )
+    lam = as_lam(lam, student)
     stepped, inner_loss, tangents = _push(problem, optimizer, student, lam, train_batch)
-    outer_loss, slopes = _validation_adjoint(problem, stepped, val_batch)
+    outer_loss, slopes, judged = _validation_adjoint(problem, stepped, lam, val_batch)
 
     def rows(t, P):
         return tf.reshape(t, [P, -1])
@@ -223,7 +232,7 @@ def forward_mode(
         for t, s in zip(tangents, slopes, strict=True)
     ]
     return Step(
-        tf.cast(tf.add_n(felt)[:, 0], lam.dtype),
+        tf.cast(tf.add_n(felt)[:, 0], lam.dtype) + judged,
         stepped._replace(tangents=tangents),
         inner_loss,
         outer_loss,
@@ -233,9 +242,8 @@ def forward_mode(
 def _push(problem, optimizer, student, lam, batch):
     parts, pushed = _differentiable(student), []
     for p, along in enumerate(tf.unstack(tf.eye(lam.shape[0], dtype=lam.dtype))):
-        with tf.autodiff.ForwardAccumulator(
-            [*parts, lam], [*(t[p] for t in student.tangents), along]
-        ) as push:
+        tangents = [*(t[p] for t in student.tangents), along]
+        with refuse_loops(), tf.autodiff.ForwardAccumulator([*parts, lam], tangents) as push:
             stepped, loss = plain_step(
                 problem, optimizer, _with_differentiable(student, parts), lam, batch
             )
@@ -281,7 +289,6 @@ def _neumann(product, b, steps, rate):
 SOLVERS = {"cg": _conjugate_gradients, "neumann": _neumann}
 
 
-@lru_cache
 def implicit(
     solver: str = "cg",
     steps: int = 20,
@@ -304,25 +311,22 @@ def implicit(
 
     Raises:
         ValueError: For bad numbers.
+        ArithmeticError: From the estimator, if the residual is larger than the tolerance. In a
+            graph, where nothing can be raised, the hypergradient is NaN and the residual infinite.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    asked = {
-        "steps": (steps, 1),
-        "tolerance": (tolerance, 1e-12),
-        "damping": (damping, 0),
-        "rate": (rate, 1e-12),
-    }
-    for name, (value, least) in asked.items():
-        if not value >= least:
-            raise ValueError(f"{name} must be at least {least:g}, got {value}")
-    return _at_minimum(SOLVERS[solver], steps, tolerance, damping, rate)
+    solve = SOLVERS[check_choice("solver", solver, SOLVERS)]
+    steps = check_integer("steps", steps, least=1)
+    tolerance = check_number("tolerance", tolerance, above=0)
+    damping = check_number("damping", damping, least=0)
+    return _at_minimum(solve, steps, tolerance, damping, check_number("rate", rate, above=0))
 
 # %% ../nbs/2_hypergradient/23_horizons.ipynb #243e75b4
+@lru_cache
 def _at_minimum(solve, steps, tolerance, damping, rate):
     def _estimator(problem, optimizer, student, lam, train_batch, val_batch):
         _check_second_derivatives(problem)
-        outer_loss, v = validation_gradient(problem, student, val_batch)
+        lam = as_lam(lam, student)
+        outer_loss, (v, _, judged) = outer_slopes(problem, student, lam, val_batch)
 
         def product(d):
             return _add(damping, d, _hessian_product(problem, student, lam, train_batch, d))
@@ -336,9 +340,12 @@ def _at_minimum(solve, steps, tolerance, damping, rate):
             tape.watch(lam)
             gradients, after, inner_loss = train_gradient(problem, student, lam, train_batch)
         slopes = grad_or_zero(tape, gradients, lam, output_gradients=[-x for x in q])
+        solved = tf.math.is_finite(residual)
         return Step(
-            slopes,
-            apply_update(optimizer, student, gradients, after),
+            tf.nest.map_structure(
+                lambda a, b: tf.where(solved, a + b, float("nan")), slopes, judged
+            ),
+            apply_update(optimizer, student, gradients, after, lam),
             inner_loss,
             outer_loss,
             residual,
@@ -351,9 +358,7 @@ def _hessian_product(problem, student, lam, batch, direction):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(student.weights)
         gradients, *_ = train_gradient(problem, student, lam, batch)
-    return tape.gradient(
-        gradients, student.weights, output_gradients=direction, unconnected_gradients="zero"
-    )
+    return grad_or_zero(tape, gradients, student.weights, output_gradients=direction)
 
 # %% ../nbs/2_hypergradient/23_horizons.ipynb #5c75c019
 def _check_residual(residual, steps, tolerance):
