@@ -334,6 +334,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'distillnb/distiller/state.py'),
                                            'distillnb.distiller.state.StateVariables.clear_divergence': ( 'reference/state.html#statevariables.clear_divergence',
                                                                                                           'distillnb/distiller/state.py'),
+                                           'distillnb.distiller.state.StateVariables.has_diverged': ( 'reference/state.html#statevariables.has_diverged',
+                                                                                                      'distillnb/distiller/state.py'),
                                            'distillnb.distiller.state.StateVariables.read': ( 'reference/state.html#statevariables.read',
                                                                                               'distillnb/distiller/state.py'),
                                            'distillnb.distiller.state.StateVariables.write': ( 'reference/state.html#statevariables.write',

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..checks import check_number
 from ..losses import Metaparameters, hinton
 from ..store import Store, write_file
 
@@ -72,6 +73,7 @@ class Resume(keras.callbacks.Callback):
 
     Raises:
         ValueError: In `fit`, if the folder is of another fit.
+        ValueError: For a folder or an interval that is none.
         BlockingIOError: In `fit`, if another process holds the folder.
 
     Example:
@@ -83,6 +85,9 @@ class Resume(keras.callbacks.Callback):
 
     def __init__(self, folder, interval=30.0):
         super().__init__()
+        if not isinstance(folder, (str, Path)) or not str(folder):
+            raise ValueError(f"folder must be the path of one, got {folder!r}")
+        check_number("interval", interval, least=0)
         self._folder, self._interval, self._store = Path(folder), interval, None
 
     def set_model(self, model):
@@ -222,18 +227,27 @@ class Schedule:
             `MetaDistiller.trajectory` gives it.
 
     Raises:
-        ValueError: If it has other names, or not equally many numbers of each.
+        ValueError: If it has other names, not equally many numbers of each, or values that are no
+            weights >= 0 and no temperatures > 0.
     """
 
     def __init__(self, path):
+        if not isinstance(path, dict):
+            raise ValueError(
+                "a schedule is a dict of beta1, beta2 and temperature, got "
+                f"{type(path).__name__}; `MetaDistiller.trajectory` is one"
+            )
         sizes = {name: np.shape(values) for name, values in path.items()}
         named = set(sizes) == set(Metaparameters._fields)
-        if not named or len(set(sizes.values())) > 1 or len(sizes["beta1"]) != 1:
+        if not named or len(set(sizes.values())) > 1 or not np.prod(sizes["beta1"] or 0):
             raise ValueError(
                 "a schedule has equally many numbers of beta1, beta2 and temperature, got "
                 f"{sizes}; `MetaDistiller.trajectory` is one"
             )
-        self.path = {name: [float(v) for v in values] for name, values in path.items()}
+        self.path = {}
+        for name, values in path.items():
+            bound = {"above": 0} if name == "temperature" else {"least": 0}
+            self.path[name] = [check_number(name, v, below=1e30, **bound) for v in values]
 
     def at(self, share):
         """The values at a place of the training.
@@ -272,8 +286,15 @@ class Schedule:
 
         Raises:
             ValueError: For a file that holds none.
+            FileNotFoundError: If there is none.
         """
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no schedule {path}; Schedule.save makes one")
+        try:
+            return cls(json.loads(path.read_bytes()))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} holds no schedule: {error}") from None
 
 
 class LearnedSchedule(keras.callbacks.Callback):
@@ -300,6 +321,11 @@ class LearnedSchedule(keras.callbacks.Callback):
     def __init__(self, schedule):
         super().__init__()
         if hasattr(schedule, "model"):  # the History of a fit
+            if not hasattr(schedule.model, "trajectory"):
+                raise ValueError(
+                    "the History is of a fit that learned no metaparameters; give that of a "
+                    "MetaDistiller"
+                )
             schedule = schedule.model.trajectory
         self.schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
         self.now = {
@@ -315,10 +341,22 @@ class LearnedSchedule(keras.callbacks.Callback):
             y_pred: [batch, classes], the student's logits.
 
         Returns:
-            [batch] nats.
+            [batch] nats; NaN where the first column is no label.
+
+        Raises:
+            ValueError: If y_true has another number of columns.
         """
-        labels, lam = tf.cast(y_true[:, 0], tf.int32), Metaparameters(**self.now)
-        return hinton(labels, y_pred, y_true[:, 1:], lam, t_squared=True)
+        classes = y_pred.shape[-1]
+        if y_true.shape[-1] != 1 + classes:
+            raise ValueError(
+                f"y must be [batch, 1 + {classes}], the label and the teacher's logits behind it, "
+                f"as in np.c_[labels, logits], got {y_true.shape}"
+            )
+        label, lam = y_true[:, 0], Metaparameters(**self.now)
+        is_label = (label == tf.floor(label)) & (label >= 0) & (label < classes)
+        labels = tf.cast(tf.where(is_label, label, 0), tf.int32)
+        losses = hinton(labels, y_pred, y_true[:, 1:], lam, t_squared=True)
+        return tf.where(is_label, losses, tf.constant(np.nan, losses.dtype))
 
     def on_epoch_begin(self, epoch, logs=None):
         """Set the values in the middle of this epoch."""

@@ -246,6 +246,7 @@ class MetaDistiller(keras.Model):
             if not isinstance(lines, (tuple, list)) or not 2 <= len(lines) <= 3:
                 raise ValueError(f"lines must be Lines(e1, e2) or a tuple (e1, e2), got {lines!r}")
             lines = Lines(*lines)
+            meta_updates.lines(outer, *lines)  # which refuses what is none
         for variable in self._state_variables or ():  # of an earlier compile
             self._untrack_variable(variable)
         self._settings = {
@@ -462,7 +463,7 @@ class MetaDistiller(keras.Model):
     @property
     def has_diverged(self):
         """Whether a number was not finite, and the student stands still."""
-        return bool(int(self._state.auxiliary().diverged[0]))
+        return self._state.has_diverged
 
     @property
     def hypergradient_norm(self):
@@ -663,8 +664,8 @@ class MetaDistiller(keras.Model):
         if fault := int(state.diverged[0]):
             warnings.warn(
                 f"at step {int(state.diverged_step[0])} the {FAULTS[fault - 1]} was not finite, "
-                "and fit ended: the student is as it was before that step; most likely a learning rate "
-                "is too high (of a stream, look for NaN and for labels out of range, too)",
+                "and fit ended: the student is as it was before that step; most likely a learning "
+                "rate is too high (of a stream, look for NaN and for labels out of range, too)",
                 stacklevel=3,
             )
         elif int(self.used) and self.hypergradient_norm == 0:
@@ -1041,6 +1042,8 @@ def from_keras_distiller(distiller):
     Raises:
         ValueError: For other distillation terms.
     """
+    if not isinstance(distiller, keras.distillation.Distiller):
+        raise ValueError(f"wanted a keras.distillation.Distiller, got {distiller!r}")
     terms = distiller.distillation_losses
     if len(terms) != 1 or not isinstance(terms[0], keras.distillation.LogitsDistillation):
         kinds = ", ".join(type(term).__name__ for term in terms)

@@ -31,6 +31,12 @@ class StateVariables:
             keras.Variable(value, trainable=False, dtype=value.dtype.name, name=f"state_{i}")
             for i, value in enumerate(tf.nest.flatten(self._rest))
         ]
+        self._diverged = tf.nest.pack_sequence_as(self._rest, self.own).diverged
+
+    @property
+    def has_diverged(self):
+        """Whether a number was not finite, since when nothing moves."""
+        return bool(self._diverged.numpy()[0])
 
     def auxiliary(self):
         """The state without the student's variables and the metaparameters."""
