@@ -25,6 +25,7 @@ class Bilevel(NamedTuple):
         outer: outer(weights, batch, non_trainable=()) -> loss, a scalar to be minimised. If lam
             enters it directly, outer(weights, batch, non_trainable=(), lam=None): by that name.
         wrong_second_derivatives: Names of layers whose second derivatives are wrong in TensorFlow.
+        task: "classes", "binary" or "multilabel", if y of a batch is labels; None: nobody knows.
 
     Example:
         >>> problem = quadratic(A=[[2.0]], B=[[1.0]], c=[3.0])
@@ -35,6 +36,7 @@ class Bilevel(NamedTuple):
     inner: Callable
     outer: Callable
     wrong_second_derivatives: tuple = ()
+    task: str | None = None
 
 # %% ../nbs/1_problem/11_bilevel.ipynb #e37bfdb3
 def call_with_lam(function, *arguments, lam=None):

@@ -458,11 +458,9 @@ def of_rows(values, rows):
         ValueError: For a row without a value. In a compiled graph it gives NaN.
     """
     values, rows = tf.convert_to_tensor(values), tf.cast(rows, tf.int32)
-    n = tf.shape(values)[0]
-    known = tf.get_static_value(rows)
-    if known is not None and values.shape[0] and not np.all((known >= 0) & (known < values.shape[0])):
-        raise ValueError(
-            f"a row without a value: the rows are 0 to {values.shape[0] - 1}, got {known}"
-        )
+    n, known = tf.shape(values)[0], tf.get_static_value(rows)
+    last = values.shape[0] - 1
+    if known is not None and not np.all((known >= 0) & (known <= last)):
+        raise ValueError(f"a row without a value: the rows are 0 to {last}, got {known}")
     found = tf.gather(values, tf.clip_by_value(rows, 0, n - 1))
     return tf.where((rows >= 0) & (rows < n), found, tf.constant(np.nan, values.dtype))

@@ -69,7 +69,7 @@ def on_logits(
         losses = cross_entropy(pair_labels(batch["y"], task), logits)
         return _weighted_mean(_one_for_each(losses, logits.shape[:-1]), batch)
 
-    return Bilevel(inner, outer, wrong_second_derivatives)
+    return Bilevel(inner, outer, wrong_second_derivatives, task)
 
 
 def pairs(logits, task):

@@ -9,12 +9,22 @@ __all__ = ['CONVOLUTIONS', 'batch_order', 'compiled_loop', 'ExecutionPlan', 'pla
 import math
 import warnings
 from functools import lru_cache
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from .bilevel import Bilevel
 from .bilevel_step import FAULTS, StepMetrics, TrainState, bilevel_step, if_needed
+from distillnb.checks import (
+    check_finite,
+    check_function,
+    check_integer,
+    check_labels,
+    check_lengths,
+    check_weights,
+)
 from .hypergradient import one_step
 from .meta_updates import MetaUpdate
 from .optimizers import Optimizer
@@ -35,13 +45,17 @@ def batch_order(seed, purpose, size, batch_size, first, count):
         int32 array [count, batch_size], row numbers of examples.
 
     Raises:
-        ValueError: If a batch exceeds the examples.
+        ValueError: If a batch exceeds the examples, or a number is out of its range.
     """
-    if not 1 <= batch_size <= size:
+    whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if not (whole and 1 <= batch_size <= size):
         raise ValueError(
             f"batch_size must be between 1 and the {size} examples of the {purpose} set, "
-            f"got {batch_size}"
+            f"got {batch_size!r}"
         )
+    check_integer("seed", seed, 0)
+    check_integer("first", first, 0)
+    check_integer("count", count, 1)
     begin, end = first * batch_size, (first + count) * batch_size
     epochs = range(begin // size, -(-end // size))
     sources = [
@@ -287,6 +301,58 @@ class TrainResult(NamedTuple):
         return cls(state, path, inner_loss, outer_loss, used.sum(0), evaluations, diverged, plan)
 
 # %% ../nbs/3_training/34_training.ipynb #f0323da3
+def _checked(data, name, R, classes=None):
+    """A split whose arrays fit together. Labels are looked at where a teacher tells how many
+    classes there are: a problem of another kind may mean anything by y.
+    """
+    if not isinstance(data, dict) or "y" not in data:
+        found = f"one of {', '.join(data)}" if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"the {name} set must be a dict of arrays with x and y, got {found}")
+    for what, a in data.items():
+        check_finite(what, a, name, masked=what == "teacher_logits")
+    column = np.ndim(data["y"]) == 2 and np.shape(data["y"])[1] == 1 and len(data["y"]) != R
+    shared = np.ndim(data["y"]) == 1 or column
+    if not shared:
+        lengths = {what: np.shape(a)[1] if np.ndim(a) > 1 else 0 for what, a in data.items()}
+        check_lengths({what: np.empty([n]) for what, n in lengths.items()}, name)
+        if any(len(a) != R for a in data.values()):
+            return data
+        y = np.asarray(data["y"])
+        if classes and (y.ndim == 2 or y.shape[-1] == classes):
+            data = data | {"y": np.stack([check_labels(of_one, classes, name) for of_one in y])}
+        return data
+    n = check_lengths(data, name)
+    if classes:
+        data = data | {"y": check_labels(data["y"], classes, name)}
+    if "sample_weight" in data:
+        data = data | {"sample_weight": check_weights(data["sample_weight"], n, name)}
+    return data
+
+
+def _check_arguments(problem, optimizer, meta_update, steps, batch_sizes, seeds, evaluate, R):
+    for name, value, kind in (
+        ("problem", problem, Bilevel),
+        ("optimizer", optimizer, Optimizer),
+        ("meta_update", meta_update, MetaUpdate),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {value!r}")
+    check_integer("steps", steps, 1)
+    if not isinstance(batch_sizes, (tuple, list)) or len(batch_sizes) != 2:
+        raise ValueError(
+            f"batch_sizes must be two, of train and validation batches, got {batch_sizes!r}"
+        )
+    for size in batch_sizes:
+        if size is not None:
+            check_integer("batch_size", size, 1)
+    if np.ndim(seeds) > 1 or (np.ndim(seeds) == 1 and len(seeds) != R):
+        raise ValueError(f"seeds must be one, or one for each of {R} replicas, got {seeds!r}")
+    for seed in np.atleast_1d(np.asarray(seeds, object)):
+        check_integer("seeds", seed, 0)
+    if evaluate is not None:
+        check_function("evaluate", evaluate, "of a TrainState")
+
+
 def _on_replicas(data, R):
     "Data as tensors with a replica axis: [N, ...] or [R, N, ...] -> [R, N, ...]."
     shared = np.ndim(data["y"]) == 1
@@ -377,6 +443,25 @@ def _refuse_wrong_pools(loop, arguments):
         )
 
 
+def _check_state(optimizer, state):
+    "Refuse a state of another optimizer, or with other numbers: its slots would be used."
+    weights = [w[0] for w in state.student.weights]
+    fresh, found = optimizer.init(weights), state.student.slots
+    if set(fresh) != set(found):
+        raise ValueError(
+            "the state was made with another optimizer: its slots are "
+            f"{', '.join(sorted(found))}, not {', '.join(sorted(fresh))}; use init_train_state"
+        )
+    for name, value in fresh.items():
+        if not isinstance(value, (list, tuple)) and not np.array_equal(value, found[name][0]):
+            raise ValueError(
+                f"the state was made with {name} {float(found[name][0]):g}, and the optimizer has "
+                f"{float(value):g}; use init_train_state with the same optimizer"
+            )
+    for w in tf.nest.flatten(state.student.weights):
+        check_finite("weights", w, "state's")
+
+
 def train(
     problem,
     optimizer,
@@ -423,8 +508,9 @@ def train(
         A `TrainResult`; its state can be trained further.
 
     Raises:
-        ValueError: For batches larger than the data, steps that are no multiple of the horizon,
-            data for another number of replicas, an unknown order, or a max-pool whose second
+        ValueError: For arrays that do not fit together, NaN, labels out of range, batches larger
+            than the data, steps that are no multiple of the horizon, data for another number of
+            replicas, a state of another optimizer, an unknown order, or a max-pool whose second
             derivative XLA has wrong.
 
     Warns:
@@ -440,7 +526,22 @@ def train(
         >>> round(float(result.lam[-1, 0, 0]), 3)
         6.0
     """
-    data = [_on_replicas(part, len(state.lam)) for part in (train_data, val_data)]
+    R = len(state.lam)
+    _check_arguments(problem, optimizer, meta_update, steps, batch_sizes, seeds, evaluate, R)
+    check_function("estimator", estimator, "such as one_step")
+    for name, value in (("steps_per_call", steps_per_call), ("max_stacked", max_stacked)):
+        if value is not None:
+            check_integer(name, value, 1)
+    if every is not None:
+        check_integer("every", every, 1)
+    logits = train_data.get("teacher_logits") if isinstance(train_data, dict) else None
+    classes = np.shape(logits)[-1] if np.ndim(logits) > 1 and problem.task == "classes" else None
+    train_data, val_data = (
+        _checked(part, name, R, classes)
+        for part, name in ((train_data, "train"), (val_data, "validation"))
+    )
+    data = [_on_replicas(part, R) for part in (train_data, val_data)]
+    _check_state(optimizer, state)
     plan = plan_execution(problem, state, data[0], jit_compile, steps_per_call, max_stacked)
     move = meta_update.needs_hypergradient, meta_update.step
     loop = compiled_loop(problem, optimizer.update, *move, order, estimator, plan.jit_compile)
