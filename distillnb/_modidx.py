@@ -466,6 +466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'distillnb.lab.cli.parser': ('reference/cli.html#parser', 'distillnb/lab/cli.py')},
             'distillnb.lab.data': { 'distillnb.lab.data.Split': ('1_problem/data.html#split', 'distillnb/lab/data.py'),
                                     'distillnb.lab.data.Splits': ('1_problem/data.html#splits', 'distillnb/lab/data.py'),
+                                    'distillnb.lab.data._check_noise': ('1_problem/data.html#_check_noise', 'distillnb/lab/data.py'),
                                     'distillnb.lab.data._deal': ('1_problem/data.html#_deal', 'distillnb/lab/data.py'),
                                     'distillnb.lab.data._download': ('1_problem/data.html#_download', 'distillnb/lab/data.py'),
                                     'distillnb.lab.data._faults': ('1_problem/data.html#_faults', 'distillnb/lab/data.py'),
