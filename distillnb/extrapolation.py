@@ -191,7 +191,7 @@ def follow(
         if left and e2:
             line = fit_line(path[-e1:])
             walk = min(safe_horizon(line, e2, tolerance), left)
-            ahead = range(e1, e1 + walk)
-            path += [moved("project", project(predict(line, z))) for z in ahead]
+            points = [project(predict(line, z)) for z in range(e1, e1 + walk)]
+            path += [moved("project", point) for point in points]
             saved += walk
     return np.stack(path), Ledger(steps - saved, saved)

@@ -14,10 +14,13 @@ import io
 import math
 import os
 import tarfile
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from ..checks import check_finite, check_integer, check_labels
 
 # %% ../../nbs/1_problem/12_data.ipynb #e7b347c9
 class Split(NamedTuple):
@@ -50,7 +53,7 @@ class Splits(NamedTuple):
     teacher: Split
 
 # %% ../../nbs/1_problem/12_data.ipynb #e768b93b
-def _faults(split, classes, shape):
+def _faults(name, split, classes, shape):
     for field, array, dtype in zip(
         Split._fields, split, (np.float32, np.int32, np.int64), strict=True
     ):
@@ -73,18 +76,8 @@ def _faults(split, classes, shape):
                 array.shape,
                 "cut x, y and ids together",
             )
-    if not np.isfinite(x).all():
-        yield (
-            "x: wanted finite numbers",
-            f"{np.sum(~np.isfinite(x))} NaN or infinite",
-            "mend or drop those examples",
-        )
-    if y.min() < 0 or y.max() >= classes:
-        yield (
-            f"y: wanted labels 0 to {classes - 1}",
-            f"{y.min()} to {y.max()}",
-            "correct the labels or `classes`",
-        )
+    check_finite("x", x, name)
+    check_labels(y, classes, name)
     if len(np.unique(ids)) < len(ids):
         yield (
             "ids: wanted each id once",
@@ -106,9 +99,10 @@ def check_splits(splits: Splits, classes: int) -> Splits:
     Raises:
         ValueError: The split, what was wanted, what was got, the cure.
     """
+    check_integer("classes", classes, 2)
     for name, split in splits._asdict().items():
-        for wanted, got, cure in _faults(split, classes, splits.train.x.shape[1:]):
-            raise ValueError(f"{name} set, {wanted}, got {got}; {cure}")
+        for wanted, got, cure in _faults(name, split, classes, np.shape(splits.train.x)[1:]):
+            raise ValueError(f"the {name} set, {wanted}, got {got}; {cure}")
     pairs = [(a, b) for b in ("validation", "test") for a in ("train", "teacher")] + [
         ("validation", "test")
     ]
@@ -162,7 +156,16 @@ def features(x: np.ndarray, names: tuple) -> np.ndarray:
 
 # %% ../../nbs/1_problem/12_data.ipynb #945149ea
 def _stream(seed, purpose):
+    check_integer("seed", seed, 0)
     return np.random.default_rng(np.random.SeedSequence((seed, *purpose.encode())))
+
+
+def _check_noise(noise):
+    if not (isinstance(noise, Real) and 0 <= noise < math.inf):
+        raise ValueError(
+            "noise must not be negative, it is a standard deviation, and not infinite; "
+            f"got {noise!r}"
+        )
 
 
 def _points(x, delta, first):
@@ -192,10 +195,9 @@ def synthetic(
         x [n, 2]: the points; y: 0 or 1.
 
     Raises:
-        ValueError: If noise < 0 or a split is empty.
+        ValueError: If noise or seed < 0, or a size is no whole number, or a split is empty.
     """
-    if not noise >= 0:
-        raise ValueError(f"noise must not be negative, it is a standard deviation; got {noise}")
+    _check_noise(noise)
     splits, first = {}, 0
     for name, n in (
         ("teacher", teacher),
@@ -203,7 +205,7 @@ def synthetic(
         ("validation", validation),
         ("test", test),
     ):
-        rng = _stream(seed, f"synthetic {name}")
+        rng, n = _stream(seed, f"synthetic {name}"), check_integer(name, n, 0)
         splits[name] = _points(rng.standard_normal((n, 2)), noise * rng.standard_normal(n), first)
         first += n
     if not teacher:
@@ -223,8 +225,7 @@ def bayes_accuracy(noise: float = 0.5) -> float:
     Raises:
         ValueError: If noise < 0.
     """
-    if not noise >= 0:
-        raise ValueError(f"noise must not be negative, it is a standard deviation; got {noise}")
+    _check_noise(noise)
     middle = (np.arange(500) + 0.5) / 500
     product = np.outer(-np.log(middle), np.sin(np.pi / 2 * middle)).ravel()
     phi = (0.5 + 0.5 * math.erf(p / (noise * math.sqrt(2))) if noise else 1.0 for p in product)
@@ -245,6 +246,8 @@ def authors_draw() -> Splits:
 
 # %% ../../nbs/1_problem/12_data.ipynb #6a2f1968
 def _deal(n, seed, train, validation, teacher):
+    for name, size in {"train": train, "validation": validation, "teacher": teacher}.items():
+        check_integer(name, size)
     if min(train, validation, teacher, n - train - validation - teacher) < 0:
         raise ValueError(
             f"wanted sizes >= 0 of which train + validation + teacher <= {n}, all the images "
@@ -292,6 +295,8 @@ def digits(
     )
     mixed = Split(*(array[_stream(0, "digits").permutation(len(x))] for array in (x, y, ids)))
     parts = _deal(len(x), seed, train, validation, teacher)
+    if test is not None:
+        check_integer("test", test, 1, len(parts[2]))
     cut = (parts[0], parts[1], parts[2][:test], parts[3])
     learn, watch, look, expert = (Split(*(array[rows] for array in mixed)) for rows in cut)
     return check_splits(Splits(learn, watch, look, expert if teacher else learn), classes=10)

@@ -492,10 +492,10 @@ def suite_task(pool, sizes, regime, seeds, steps):
 # %% ../../nbs/5_does_it_pay/53_when_nobody_knows.ipynb #3a730916
 def _check_suite(records):
     "Raises ValueError for records that make no table of a suite."
-    from distillnb.lab.tables import check_records
+    from distillnb.lab.tables import check_one_table
 
     asked = "suite", "split", "seeds", "accuracy", "steps", "hypergradients", "seconds", "stopped"
-    check_records(records, asked, ("suite", "split", "seeds"), ("regime", "method"))
+    check_one_table(records, asked, ("suite", "split", "seeds"), ("regime", "method"))
     known = SUITE_METHODS | BEST_OF_LEGEND
     for record in records:
         check_choice("the regime of a record", record["regime"], SUITE)
