@@ -277,15 +277,15 @@ def test_a_worker_lies(lie, tmp_path):
 
 
 LISTENING = """
+import os
 import psutil
 from distillnb.lab.ray import _ray
 with _ray(1) as ray:
     ray.get(ray.remote(lambda: 1).remote())
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     found = [c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"]
-    print(len(found) > 2, sorted({ip.removeprefix("::ffff:") for ip in found}))
-    import os
-    print(os.environ["RAY_AUTH_MODE"])
+print(len(found) > 2, sorted({ip.removeprefix("::ffff:") for ip in found}))
+print(os.environ["RAY_AUTH_MODE"])
 print("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.environ)
 """
 
