@@ -57,7 +57,8 @@ what they leave in their folder (runs/NAME, runs/suite-NAME or --out):
   table.csv, table.md   mean and standard deviation by method (suite: table.md, also by regime)
   *.png                 every figure that these records can feed
 
-exit codes: 0 done, 1 failed, 2 asked for something that does not exist, 130 stopped by Ctrl-C
+exit codes: 0 done, 1 failed, 2 asked for something that does not exist,
+            130 stopped by Ctrl-C, 143 by SIGTERM
 """
 COMMANDS = {
     "run": "train one experiment's students with every method; write records, table, figures",
@@ -246,10 +247,11 @@ def _write_table(records, kind, folder):
     from distillnb.lab.methods import METHODS, legend
     from distillnb.lab.regimes import markdown_suite
     from distillnb.lab.tables import markdown_table, write_tables
+    from distillnb.store import write_file
 
     if kind == "suite":
         text = markdown_suite(records)
-        (folder / "table.md").write_text(text, encoding="utf-8")
+        write_file(folder / "table.md", text.encode())
         return text.rstrip()
     rows = write_tables(records, folder)
     return f"{markdown_table(rows)}\n{legend([row['method'] for row in rows], METHODS)}".rstrip()
@@ -259,11 +261,12 @@ def _draw(records, kind, folder):
     "Draw the figures of a folder: their paths."
     from distillnb.lab.figures import plot_all, png
     from distillnb.lab.regimes import draw_suite
+    from distillnb.store import write_file
 
     if kind == "experiment":
         return plot_all(records, folder)
     path = folder / "suite.png"
-    path.write_bytes(png(draw_suite({records[0]["suite"]: records})))
+    write_file(path, png(draw_suite({records[0]["suite"]: records})))
     return [path]
 
 
@@ -279,6 +282,7 @@ def _plot(arguments):
 def _bench(arguments):
     distillnb.load_tensorflow()
     from distillnb.lab.benchmark import STUDENTS, table
+    from distillnb.store import write_file
 
     rows = []
     for name in STUDENTS:
@@ -290,7 +294,7 @@ def _bench(arguments):
             )
             rows.append(row)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_file(arguments.json, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
 
 # %% ../../nbs/reference/cli.ipynb #f4fe57ae
 def _need(*packages):
@@ -334,7 +338,7 @@ def _suite(arguments):
 def _train(arguments, kind, out, run):
     "Run an experiment or a suite, write its table and figures, and say where."
     from distillnb.lab import experiments
-    from distillnb.store import reproducible
+    from distillnb.store import interrupt_on_sigterm, reproducible
 
     _need("matplotlib", "optuna", "scipy", "sklearn", "tqdm", *(["ray"] if arguments.where else []))
     train = experiments.run_sequentially
@@ -342,17 +346,18 @@ def _train(arguments, kind, out, run):
         from distillnb.lab.ray import on_workers
 
         train = on_workers(arguments.where)
-    out.mkdir(parents=True, exist_ok=True)
-    environment = reproducible()
-    distillnb.load_tensorflow()
-    records = run(
-        out=out,
-        resume=arguments.resume,
-        progress=sys.stderr.isatty(),
-        environment=environment,
-        train=train,
-    )
-    figures, text = _draw(records, kind, out), _write_table(records, kind, out)
+    with interrupt_on_sigterm():
+        out.mkdir(parents=True, exist_ok=True)
+        environment = reproducible()
+        distillnb.load_tensorflow()
+        records = run(
+            out=out,
+            resume=arguments.resume,
+            progress=sys.stderr.isatty(),
+            environment=environment,
+            train=train,
+        )
+        figures, text = _draw(records, kind, out), _write_table(records, kind, out)
     tables = "table.md" if kind == "suite" else "table.csv, table.md"
     drawn = figures[0].name if len(figures) == 1 else f"{len(figures)} figures"
     print(f"{text}\n\n{out}: records.jsonl, environment.json, {tables} and {drawn}")
@@ -388,7 +393,7 @@ def main(argv=None):
         argv: The words after `distillnb`; None: those of this process.
 
     Returns:
-        The exit code: 0, 1, 2 or 130.
+        The exit code: 0, 1, 2, 130 or 143.
 
     Raises:
         Exception: Only what is a fault of ours.
@@ -396,21 +401,23 @@ def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _obey(words)
-    except SystemExit as end:  # --help and --version
-        return end.code or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # SIGTERM's is one that has a code
         further = (
             "; the same command with --resume goes on from here"
             if words[:1] in (["run"], ["suite"])
             else ""
         )
-        return _say(f"stopped by Ctrl-C{further}", 130)
+        code = getattr(stop, "code", 130)
+        return _say(f"stopped by {'Ctrl-C' if code == 130 else 'SIGTERM'}{further}", code)
+    except SystemExit as end:  # --help and --version
+        return end.code or 0
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _OPTIONAL:
             raise
         extra = "ray" if package == "ray" else "experiments"
-        return _say(f"the package {package} is missing; pip install 'distillnb[{extra}]'", 1)
+        cure = f"pip install '.[{extra}]' in a clone of the repository"
+        return _say(f"the package {package} is missing; {cure}", 1)
     except ValueError as error:
         return _say(error, 2)
     except OSError as error:

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import methods as lab_methods
 from . import regimes, tasks
-from ..store import Store, write_file
+from ..store import Store, interrupt_on_sigterm, write_file
 
 # %% ../../nbs/reference/experiments.ipynb #8c004bc5
 class Unit(NamedTuple):
@@ -695,6 +695,7 @@ def _run(configuration, plan, out, resume, progress, environment, train):
     "Run a plan in a folder, and leave records and environment there."
     where = tempfile.TemporaryDirectory() if out is None else nullcontext(out)
     with (
+        interrupt_on_sigterm(),
         where as folder,
         Store(folder, configuration._asdict(), resume=resume, environment=environment) as store,
     ):

@@ -8,6 +8,7 @@ __all__ = ['PAPER', 'read_records', 'paired', 'check_one_table', 'summarise', 'm
 
 # %% ../../nbs/5_does_it_pay/52_the_papers_tables.ipynb #f8d7110e
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..checks import check_array, check_choice, check_integer, check_number
 from .methods import METHODS, PHASES
+from ..store import write_file
 
 # %% ../../nbs/5_does_it_pay/52_the_papers_tables.ipynb #26957ce1
 def read_records(folder: Path) -> list:
@@ -312,11 +314,12 @@ def write_tables(records: list, folder: Path) -> list:
     if len(rows) > 1 and any(row["method"] == "gradient" for row in rows):
         kinds["comparison"] = compare(records), markdown_comparison
     for name, (lines, markdown) in kinds.items():
-        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-        (folder / f"{name}.md").write_text(markdown(lines), encoding="utf-8")
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_file(folder / f"{name}.csv", file.getvalue().encode())
+        write_file(folder / f"{name}.md", markdown(lines).encode())
     return rows
 
 # %% ../../nbs/5_does_it_pay/52_the_papers_tables.ipynb #19c3b25f

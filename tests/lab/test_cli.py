@@ -161,7 +161,7 @@ def test_a_missing_package_is_one_line_with_the_cure(package, tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     assert (
         package in result.stderr
-        and "distillnb[experiments]" in result.stderr
+        and "pip install '.[experiments]' in a clone" in result.stderr
         and result.stderr.count("\n") == 1
     )
 
@@ -191,7 +191,11 @@ def hear_ctrl_c():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_ctrl_c_is_one_line_and_130(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "status", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")],
+)
+def test_ctrl_c_and_sigterm_are_one_line_and_a_code(sent, status, name, tmp_path):
     code = FAKE.format(body="print('begun', flush=True); time.sleep(60)") + COMMAND
     command = [sys.executable, "-c", code, "run", "synthetic"]
     options = dict(
@@ -199,11 +203,11 @@ def test_ctrl_c_is_one_line_and_130(tmp_path):
     )
     with subprocess.Popen(command, cwd=tmp_path, **options) as process:
         assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (
-        130,
-        "distillnb: stopped by Ctrl-C; the same command with --resume goes on from here\n",
+        status,
+        f"distillnb: stopped by {name}; the same command with --resume goes on from here\n",
     )
 
 

@@ -8,10 +8,13 @@ import sys
 import time
 from contextlib import suppress
 
+import numpy as np
 import psutil
 import pytest
 
-from distillnb.lab.experiments import ExperimentConfiguration, experiment_plan
+from distillnb.lab.experiments import ExperimentConfiguration, Unit, experiment_plan
+from distillnb.lab.ray import drive, on_workers
+from distillnb.store import Store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 COMMAND = "import sys; from distillnb.lab.cli import main; sys.exit(main())"
@@ -110,10 +113,13 @@ def test_a_worker_is_killed(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sent", "further"), [(signal.SIGINT, []), (signal.SIGKILL, ["--workers", "2"])]
+    ("sent", "further"),
+    [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGKILL, ["--workers", "2"])],
 )
 def test_the_driver_is_stopped(sent, further, whole, tmp_path):
-    "By Ctrl-C, and the run goes on in one process; by a kill, and it goes on with workers."
+    """By Ctrl-C or SIGTERM, and the run goes on in one process; by a kill, and it goes on with
+    workers.
+    """
     with begin(*RUN, "--workers", "2", "--out", "torn", cwd=tmp_path) as process:
         wait_for(lambda: len(finished(tmp_path / "torn")) >= 3, process)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -123,10 +129,9 @@ def test_the_driver_is_stopped(sent, further, whole, tmp_path):
         process.send_signal(sent)
         _, said = process.communicate(timeout=60)
     assert_gone([p for p in family if p not in agents])
-    if sent == signal.SIGINT:
-        assert (process.returncode, said.count("\n")) == (130, 1) and "--resume goes on" in said, (
-            said
-        )
+    if code := {signal.SIGINT: 130, signal.SIGTERM: 143}.get(sent):
+        assert (process.returncode, said.count("\n")) == (code, 1), said
+        assert "--resume goes on" in said
     kept = finished(tmp_path / "torn")
     assert len(kept) < len(DIGITS.units), "it was to be stopped in the middle"
     result = distillnb(*RUN, *further, "--resume", "--out", "torn", cwd=tmp_path)
@@ -232,11 +237,78 @@ def test_errors_of_a_training_and_a_unit_that_kills_every_worker(tmp_path):
     )
 
 
+ARRAY = np.ones(3)
+LIES = {
+    "another unit": (({"unit": "v"}, {}), "a worker sent 'v'"),
+    "no unit": (({}, {}), "a worker sent None"),
+    "another unit's arrays": (({"unit": "u"}, {"v.student": [ARRAY]}), "arrays 'v.student'"),
+    "a state of the unit": (({"unit": "u"}, {"u": [ARRAY]}), "arrays 'u'"),
+    "another kind": (({"unit": "u"}, {"u.x": [ARRAY]}), "arrays 'u.x'"),
+    "a key that is none": (({"unit": "u"}, {1: [ARRAY]}), "arrays 1"),
+    "no list": (({"unit": "u"}, {"u.student": ARRAY}), "in u.student no list of arrays"),
+    "objects": (({"unit": "u"}, {"u.student": [np.array([{}])]}), "no list of arrays"),
+    "a record that is a list": (([1], {}), "no record with arrays"),
+    "arrays that are none": (({"unit": "u"}, None), "no record with arrays"),
+    "nothing": (None, "no parcel"),
+    "three things": (({"unit": "u"}, {}, {}), "no parcel"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_worker_lies(lie, tmp_path):
+    "What has come is not what was asked for: nothing of it is kept."
+    parcel, why = LIES[lie]
+    units = {"u": Unit(None, ()), "w": Unit(None, ())}
+    sent = {"u": parcel, "w": ({"unit": "w"}, {"w.student": [ARRAY]})}
+    with Store(tmp_path, {}) as store:
+        with pytest.raises(ValueError, match=f"asked for u, .*{why}.* install the same distillnb"):
+            drive(
+                store,
+                units,
+                lambda name, unit, given: name,
+                lambda running: ((name := max(running)), sent[name]),
+                lambda: 2,
+                lambda name: None,
+            )
+        assert store.records == [{"unit": "w"}] and store.load("u.student") is None
+        assert [path.name for path in store.checkpoints.files()] == [
+            f"w.student-000001.{kind}" for kind in ("json", "npz")
+        ]
+
+
+LISTENING = """
+import os
+import psutil
+from distillnb.lab.ray import _ray
+with _ray(1) as ray:
+    ray.get(ray.remote(lambda: 1).remote())
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"]
+print(len(found) > 2, sorted({ip.removeprefix("::ffff:") for ip in found}))
+print(os.environ["RAY_AUTH_MODE"])
+print("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.environ)
+"""
+
+
+def test_a_ray_of_our_own_listens_on_the_loopback_address_and_asks_for_a_token(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-c", LISTENING]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.stdout == "True ['127.0.0.1']\ntoken\nFalse\n", result.stderr
+
+
+@pytest.mark.parametrize("where", [0, -1, 1.5, True, None])
+def test_workers_are_a_whole_number(where):
+    with pytest.raises(ValueError, match="where must be a whole number from 1"):
+        on_workers(where)
+
+
 def test_ray_is_missing(tmp_path):
     before = "import sys; sys.modules['ray'] = None\n"
     result = distillnb(*RUN, "--workers", "2", cwd=tmp_path, before=before)
     assert (result.returncode, result.stdout) == (1, "") and not list(tmp_path.iterdir())
-    assert result.stderr == "distillnb: the package ray is missing; pip install 'distillnb[ray]'\n"
+    cure = "pip install '.[ray]' in a clone of the repository"
+    assert result.stderr == f"distillnb: the package ray is missing; {cure}\n"
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,14 @@ C(
     ),
 )
 C("meta-validation is the train set", lambda: go(held_out=(X[:80], Y[:80])))
-C("meta-validation is the train set in float64", lambda: go(held_out=(X[:80].astype("float64"), Y[:80])))
-C("meta-validation is the train set scaled by 255", lambda: go(held_out=(X[:80] * 1.0000001 + 1e-6, Y[:80])))
+C(
+    "meta-validation is the train set in float64",
+    lambda: go(held_out=(X[:80].astype("float64"), Y[:80])),
+)
+C(
+    "meta-validation is the train set scaled by 255",
+    lambda: go(held_out=(X[:80] * 1.0000001 + 1e-6, Y[:80])),
+)
 C(
     "meta-validation shares one example of 80 (1 %)",
     lambda: go(

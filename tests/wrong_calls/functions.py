@@ -199,9 +199,7 @@ case(
     "unconstrain int dtype",
     lambda: v(P.unconstrained().unconstrain(MP(0.5, 0.5, 4.0), "int32")),
 )
-case(
-    g, "constrain wrong width", lambda: v(P.unconstrained().constrain(tf.constant([1.0, 2.0])))
-)
+case(g, "constrain wrong width", lambda: v(P.unconstrained().constrain(tf.constant([1.0, 2.0]))))
 case(
     g,
     "constrain nan",

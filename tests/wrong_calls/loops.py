@@ -303,8 +303,8 @@ for name, call in {
     case(g, name, call, 60)
 g = "batches"
 for name, call in {
-    "as_pile 3-tuple with None": lambda: list(BA.as_split((X, Y, None))),
-    "as_pile 4-tuple": lambda: BA.as_split((X, Y, Y, Y)),
+    "as_split 3-tuple with None": lambda: list(BA.as_split((X, Y, None))),
+    "as_split 4-tuple": lambda: BA.as_split((X, Y, Y, Y)),
     "whole scalars": lambda: BA.to_tensors({"x": 1.0, "y": 2}),
     "whole ragged": lambda: BA.to_tensors({"x": [[1], [1, 2]], "y": [0, 1]}),
     "split_off 3 examples": lambda: BA.as_source(
