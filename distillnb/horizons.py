@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from .bilevel import Bilevel
 from .checks import check_choice, check_integer, check_number
@@ -96,23 +97,57 @@ def _validation_adjoint(problem, student, lam, val_batch):
     return loss, [*v, *unfelt, *kept], judged
 
 # %% ../nbs/2_hypergradient/23_horizons.ipynb #ca69e367
-def _forward_pass(problem, optimizer, student, lam, batches, K):
-    store = [tf.TensorArray(a.dtype, K, element_shape=a.shape) for a in tf.nest.flatten(student)]
+class _Rows:
+    "A list of states as tensors [K, ...], which XLA takes for replicas side by side."
 
+    def __init__(self, K, like):
+        self.start = [tf.stack([a] * K) for a in like]
+
+    @staticmethod
+    def write(kept, k, a):
+        return tf.tensor_scatter_nd_update(kept, [[k]], a[None])
+
+    @staticmethod
+    def read(kept, k):
+        return kept[k]
+
+
+class _Arrays:
+    "The same without XLA, where a row of a tensor could not be written without copying all."
+
+    def __init__(self, K, like):
+        self.start = [tf.TensorArray(a.dtype, K, element_shape=a.shape) for a in like]
+
+    @staticmethod
+    def write(kept, k, a):
+        return kept.write(k, a)
+
+    @staticmethod
+    def read(kept, k):
+        return kept.read(k)
+
+
+def _states(K, student):
+    inside_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return (_Rows if inside_xla else _Arrays)(K, tf.nest.flatten(student))
+
+
+def _forward_pass(problem, optimizer, student, lam, batches, K, states):
     def _walk(k, student, loss, store):
-        store = [
-            array.write(k, a) for array, a in zip(store, tf.nest.flatten(student), strict=True)
-        ]
+        pairs = zip(store, tf.nest.flatten(student), strict=True)
+        store = [states.write(kept, k, a) for kept, a in pairs]
         return k + 1, *plain_step(problem, optimizer, student, lam, _batch_at(batches, k)), store
 
-    start = (tf.constant(0), student, tf.zeros([], student.weights[0].dtype), store)
+    start = (tf.constant(0), student, tf.zeros([], student.weights[0].dtype), states.start)
     options = {"maximum_iterations": K, "parallel_iterations": 1}
     return tf.while_loop(lambda k, *_: k < K, _walk, start, **options)[1:]
 
 
-def _backward_pass(problem, optimizer, student, lam, batches, K, through, store, adjoint, judged):
+def _backward_pass(
+    problem, optimizer, student, lam, batches, K, through, store, read, adjoint, judged
+):
     def _walk(k, adjoint, hypergradient):
-        before = tf.nest.pack_sequence_as(student, [array.read(k) for array in store])
+        before = tf.nest.pack_sequence_as(student, [read(kept, k) for kept in store])
         parts = _differentiable(before)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((parts, lam))
@@ -133,10 +168,13 @@ def _through_states(K, through):
         _check_second_derivatives(problem)
         _check_stacked(train_batch, K)
         lam = as_lam(lam, student)
-        student, inner_loss, store = _forward_pass(problem, optimizer, student, lam, train_batch, K)
+        states = _states(K, student)
+        student, inner_loss, store = _forward_pass(
+            problem, optimizer, student, lam, train_batch, K, states
+        )
         outer_loss, *slopes = _validation_adjoint(problem, student, lam, val_batch)
         back = _backward_pass(
-            problem, optimizer, student, lam, train_batch, K, through, store, *slopes
+            problem, optimizer, student, lam, train_batch, K, through, store, states.read, *slopes
         )
         return Step(back, student, inner_loss, outer_loss)
 
