@@ -71,7 +71,8 @@ def positive_temperature(temperature):
 def _over(logits, temperature):
     "logits / T in float64; a class that is ruled out, at minus infinity, is merely very unlikely."
     T = positive_temperature(temperature)
-    if not logits.shape.is_compatible_with(tf.broadcast_static_shape(logits.shape, T.shape)):
+    last = T.shape[-1] if T.shape.rank else 1
+    if (T.shape.rank or 0) > logits.shape.rank or last not in (None, 1, logits.shape[-1]):
         raise ValueError(f"temperature of shape {T.shape} does not fit logits of {logits.shape}")
     return tf.maximum(_tensor(logits, tf.float64), -1e30) / T
 

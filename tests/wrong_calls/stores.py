@@ -400,15 +400,14 @@ case(
 
 def zip_bomb(p):
     b = io.BytesIO()
-    with zipfile.ZipFile(b, "w", zipfile.ZIP_DEFLATED) as z:
-        with z.open("arr_0.npy", "w", force_zip64=True) as o:
-            np.lib.format.write_array_header_1_0(
-                o, {"descr": "|u1", "fortran_order": False, "shape": (3 * 2**30,)}
-            )
-            chunk = bytes(2**24)
-            for _ in range(192):
-                o.write(chunk)
-    print("bomb of", len(b.getvalue()), "bytes on disk")
+    about = {"descr": "|u1", "fortran_order": False, "shape": (3 * 2**30,)}
+    with (
+        zipfile.ZipFile(b, "w", zipfile.ZIP_DEFLATED) as z,
+        z.open("arr_0.npy", "w", force_zip64=True) as o,
+    ):
+        np.lib.format.write_array_header_1_0(o, about)
+        for _ in range(192):
+            o.write(bytes(2**24))
     forge(p, b.getvalue())
 
 
