@@ -75,7 +75,9 @@ def test_the_seeds_cover_every_kind():
     specs = [gradcheck.draw(seed) for seed in SEEDS]
     layers = {name for spec in specs for layer in spec.layers for name in layer} - {None}
     every = {*gradcheck.SMOOTH, *gradcheck.KINKED, *gradcheck.NORMS, *gradcheck.POOLS}
-    assert layers == every | {"dense", "conv", "residual", "dropout", "mask"}
+    sequences = {*gradcheck.SEQUENCES}
+    assert layers - sequences == every | {"dense", "conv", "residual", "dropout", "mask"}
+    assert layers & sequences
     assert {spec.optimizer for spec in specs} == set(gradcheck.OPTIMIZERS)
     assert {spec.schedule for spec in specs} == {None, *gradcheck.SCHEDULES}
     assert {spec.metaparameters for spec in specs} == set(gradcheck.METAPARAMETERS)
