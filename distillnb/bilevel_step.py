@@ -224,13 +224,17 @@ def _advance(state, imagined, taken, lam, memory, needed, steps):
     well = going & (fault == 0)
 
     def _if_well(new, old):
+        if not old.shape.rank:  # a number that the replicas share
+            return new
         mask = tf.reshape(well, [-1] + [1] * (old.shape.rank - 1))
         return tf.ensure_shape(tf.where(mask, new, old), old.shape)
 
     def _or_nan(mask, value):
         return tf.where(mask, value, tf.constant(np.nan, value.dtype))
 
-    student, lam = tf.nest.map_structure(_if_well, (taken.student, lam), (state.student, state.lam))
+    student, lam, memory = tf.nest.map_structure(
+        _if_well, (taken.student, lam, memory), (state.student, state.lam, state.memory)
+    )
     diverged_step = tf.where(fault > 0, state.step, state.diverged_step)
     new = TrainState(
         student, lam, memory, state.step + steps, state.diverged + fault, diverged_step

@@ -419,16 +419,17 @@ def finite_difference(sides=2, epsilon=0.01):
 
     Args:
         sides: 2: central, two extra forward passes; 1: one-sided, a single one.
-        epsilon: Length of the displacement in weight space, > 0.
+        epsilon: Length of the displacement in weight space, at least 1e-7: a smaller one drowns in
+            rounding.
 
     Returns:
         An estimator: (problem, optimizer, student, lam, train_batch, val_batch) -> `Step`.
 
     Raises:
-        ValueError: If sides is neither 1 nor 2, or epsilon is not above 0.
+        ValueError: If sides is neither 1 nor 2, or epsilon is too small.
     """
     sides = check_integer("sides", sides, least=1, most=2)
-    return _finite_difference(sides, check_number("epsilon", epsilon, above=0))
+    return _finite_difference(sides, check_number("epsilon", epsilon, least=1e-7))
 
 
 def _slope_at(weights, problem, student, lam, batch):

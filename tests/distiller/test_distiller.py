@@ -244,8 +244,8 @@ def test_routes_and_optimizers():
     same(after(compiled={"steps_per_execution": 3}), exact)
     for name in ("adam", "adamw", "rmsprop"):
         assert np.isfinite(after(compiled={"optimizer": name})[2]["loss"])
-    with pytest.raises(ValueError, match="Lion has no pure rule"):
-        after(compiled={"optimizer": "lion"})
+    with pytest.raises(ValueError, match="Ftrl has no pure rule"):
+        after(compiled={"optimizer": "ftrl"})
 
 
 def test_callbacks_of_keras(tmp_path):
@@ -330,7 +330,7 @@ def test_nan_is_met_and_said():
         distiller = MetaDistiller(None, net())
         history = go(distiller, huge, epochs=5, callbacks=callbacks.TerminateOnNaN())
     assert len(history.epoch) == 1
-    with pytest.warns(UserWarning, match="was not finite: the student is as it was before"):
+    with pytest.warns(UserWarning, match="was not finite, and fit ended: the student is as it was"):
         weights, *_ = after(huge)
     assert all(np.isfinite(w).all() for w in weights)
 
@@ -380,7 +380,9 @@ def test_teacher_first():
         MetaDistiller(small, table)
     with pytest.raises(ValueError, match="student must be a Keras model, got NoneType"):
         MetaDistiller(small, None)
-    with pytest.raises(ValueError, match="teacher must be a Keras model, TeacherLogits, or None"):
+    with pytest.raises(
+        ValueError, match="teacher must be a Keras model, TeacherLogits, a function"
+    ):
         MetaDistiller(RIGHT, small)
     with pytest.raises(ValueError, match="the loss is given to MetaDistiller"):
         MetaDistiller(large, small).compile("sgd", loss="mse")

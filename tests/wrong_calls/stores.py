@@ -539,8 +539,10 @@ def forked():
     s = Store(p, {"a": 1}, log=quiet)
     pid = os.fork()
     if not pid:
-        s.finish("child", {})
-        os._exit(0)
+        try:
+            s.finish("child", {})
+        finally:
+            os._exit(0)
     os.waitpid(pid, 0)
     s.finish("parent", {})
     s.close()
