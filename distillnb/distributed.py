@@ -21,7 +21,7 @@ from distillnb.checks import (
 )
 from .hypergradient import Step, apply_update, train_gradient, validation_gradient
 from .optimizers import pull_back
-from .store import Store
+from .store import Store, interrupt_on_sigterm
 from .training import ExecutionPlan, TrainResult, batch_order
 
 # %% ../nbs/3_training/35_many_workers.ipynb #926cab43
@@ -428,7 +428,8 @@ def train_distributed(
     compiled = distributed_steps(strategy, problem, optimizer, meta_update, data)
     keeps_folder = folder and not (resolver and resolver.task_id)
     about = _identity(data, state, steps, batch_sizes, seed) if keeps_folder else None
-    with Store(folder, about, resume=True) if keeps_folder else nullcontext() as store:
+    keeper = Store(folder, about, resume=True) if keeps_folder else nullcontext()
+    with interrupt_on_sigterm(), keeper as store:
         run = _DistributedRun(strategy, store, state, steps)
         orders = _row_numbers(
             data, batch_sizes, seed, int(run.local_state.step), int(state.step) + steps
