@@ -372,7 +372,7 @@ def _identity(data, state, steps, batch_sizes, seed):
     "What this training is, as JSON: all numbers but those of the first weights, and their shapes."
     shapes = [list(a.shape) for a in tf.nest.flatten(state)]
     numbers = tf.nest.flatten((state.student.slots, state.memory, state.step))
-    settings = [a.numpy().item() for a in numbers if a.shape.num_elements() == 1]
+    settings = [str(a.numpy().item()) for a in numbers if a.shape.num_elements() == 1]
     about = {"steps": steps, "batch_sizes": list(batch_sizes), "seed": seed}
     about |= {"data": arrays_digest(data), "lam": np.asarray(state.lam).tolist()}
     return about | {"state": shapes, "settings": settings}

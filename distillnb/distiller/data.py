@@ -126,7 +126,7 @@ def to_tensors(split, name="train"):
     return tensors
 
 
-def check_examples(batch, task, classes, name):
+def check_examples(batch, task, classes, name, rank=2):
     """Refuse what no student could learn from; labels and weights come back in form.
 
     Args:
@@ -134,6 +134,7 @@ def check_examples(batch, task, classes, name):
         task: As in `problem.on_logits`.
         classes: Logits of the student, the last axis.
         name: Of the split, for the message.
+        rank: Axes of the logits: 2, [batch, classes], or more where tokens or pixels have labels.
 
     Returns:
         The batch.
@@ -147,12 +148,13 @@ def check_examples(batch, task, classes, name):
     y = np.asarray(batch["y"])
     if task != "classes":
         batch = batch | {"y": tf.constant(_check_answers(y, task, classes, name))}
-    elif y.ndim <= 2 and not (y.ndim == 2 and y.shape[1] not in (1, classes)):
+    elif rank == 2:
         batch = batch | {"y": tf.constant(check_labels(y, classes, name))}
     else:  # labels of tokens or pixels
-        flat = y.reshape(-1, classes) if y.shape[-1] == classes else y.reshape(-1)
+        rows = y.ndim == rank and y.shape[-1] == classes
+        flat = y.reshape(-1, classes) if rows else y.reshape(-1)
         found = check_labels(flat, classes, name)
-        shape = y.shape if found.ndim == 2 else y.shape[: -1 if y.shape[-1] == 1 else None]
+        shape = y.shape[: rank - 1] if found.ndim == 1 else y.shape
         batch = batch | {"y": tf.constant(found.reshape(shape))}
     if "sample_weight" in batch:
         weights = check_weights(batch["sample_weight"], len(y), name)
@@ -324,17 +326,18 @@ class ArraySource:
         """Examples to build a model on: all of them."""
         return self.examples
 
-    def checked(self, task, classes):
+    def checked(self, task, classes, rank=2):
         """The same source, once its examples are known to fit.
 
         Args:
             task: As in `problem.on_logits`.
             classes: Logits of the student.
+            rank: Axes of the logits.
 
         Raises:
             ValueError: As in `check_examples`.
         """
-        self.examples = check_examples(self.examples, task, classes, self.name)
+        self.examples = check_examples(self.examples, task, classes, self.name, rank)
         self._task, self._classes = task, classes
         return self
 
@@ -465,17 +468,18 @@ class StreamSource:
             self._first = self._read_first()
         return self._first
 
-    def checked(self, task, classes):
+    def checked(self, task, classes, rank=2):
         """The same source, once its first batch is known to fit; labels come in form from here on.
 
         Args:
             task: As in `problem.on_logits`.
             classes: Logits of the student.
+            rank: Axes of the logits.
 
         Raises:
             ValueError: As in `check_examples`.
         """
-        check_examples(self.first_batch(), task, classes, self.name)
+        check_examples(self.first_batch(), task, classes, self.name, rank)
         self._task, self._classes = task, classes
         return self
 

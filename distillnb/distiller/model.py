@@ -132,7 +132,7 @@ class MetaDistiller(keras.Model):
         self._with_teacher_logits = partial(with_teacher_logits, teacher)
         self._find_teacher_output = partial(_find_teacher_output, teacher, teacher_output)
         self._log_in_step = False
-        self._given_task, self._classes = task, _number_of_classes(student)
+        self._given_task, self._classes, self._rank = task, *_form_of_output(student)
         self._loss = loss or _hinton_t_squared
         self._parametrization = parametrization or unconstrained(tie="sum_to_one")
         self._plan_features(teacher, layers)
@@ -317,10 +317,10 @@ class MetaDistiller(keras.Model):
         train, held_out = self._sources(x, y, sample_weight, meta_validation, validation_data, seed)
         steps = self._whole_calls(steps_per_epoch or train.number_of_batches(batch_size))
         self._build_for(train)
-        train, held_out = (s.checked(self.task, self._classes) for s in (train, held_out))
+        train, held_out = (s.checked(*self._form()) for s in (train, held_out))
         self._build_metrics(train.first_batch())
         if validation_data is not None:
-            as_source(validation_data, name="validation").checked(self.task, self._classes)
+            as_source(validation_data, name="validation").checked(*self._form())
         at = FitPosition(initial_epoch, 0, int(self.optimizer.iterations), {}, False)
         train = self._answered(train.with_class_weight(class_weight))
         self._state.clear_divergence()
@@ -425,7 +425,7 @@ class MetaDistiller(keras.Model):
         elif not is_stream(x):
             x, y, _ = _as_keras((x, y))
         if self._classes and not is_stream(x):
-            as_source(x, y, options.get("sample_weight"), "test").checked(self.task, self._classes)
+            as_source(x, y, options.get("sample_weight"), "test").checked(*self._form())
         return super().evaluate(x, y, **options)
 
     def save(self, *arguments, **options):
@@ -547,7 +547,7 @@ class MetaDistiller(keras.Model):
             self._widths = [f.shape[-1] for f in batch["teacher_features"]]
         x = tf.nest.map_structure(lambda a: a[:2], batch["x"])
         logits = tf.convert_to_tensor(_call_on_inputs(self.student, x))
-        self._classes = logits.shape[-1]
+        self._classes, self._rank = logits.shape[-1], logits.shape.rank
         check_draws(self.student, x)
         if are_probabilities(logits):
             raise ValueError(
@@ -575,6 +575,10 @@ class MetaDistiller(keras.Model):
         if isinstance(train, ArraySource):
             check_teacher(train.examples["teacher_logits"], self._classes)
         return train
+
+    def _form(self):
+        "What labels must fit: the task, the number of classes, the axes of the logits."
+        return self.task, self._classes, self._rank
 
     def _inference(self, x):
         return _call(self.student, x, False)
@@ -811,10 +815,10 @@ def _check_settings(loss, parametrization, layers, task, teacher_output):
         check_choice("teacher_output", teacher_output, ("logits", "probabilities"))
 
 
-def _number_of_classes(student):
-    "The last axis of the student's output, where a model knows it before it is called."
+def _form_of_output(student):
+    "The last axis and the axes of the output, where a model knows them before it is called."
     shape = getattr(student, "output_shape", None) if getattr(student, "outputs", None) else None
-    return shape[-1] if shape else None
+    return (shape[-1], len(shape)) if shape else (None, 2)
 
 
 def _find_teacher_output(teacher, asked, answers):

@@ -237,7 +237,7 @@ def get_teacher(store, configuration, label):
             for part in (state.student.weights, state.student.non_trainable)
         )
         table, about = tasks.teacher_table(name, scale, seeds, weights, kept)
-        store.save(f"{unit}.table", list(table), {})
+        store.save(f"{unit}.table", [table.ids, table.logits], {})
         lab_methods.finish_unit(task, store, unit, state, history, tasks.unbounded(), about=about)
     return TeacherLogits(*store.load(f"{unit}.table")[0])
 
