@@ -2,7 +2,7 @@
 # make test    set up and run every notebook and test       make lab                      JupyterLab on the book
 # make nbs     export, run, save and clean the notebooks    make results                  remake the committed results
 # make bench   time our routes and other libraries           make gradcheck N=1000         hypergradients against differences
-# make soak    kill real trainings a hundred times        make suites                    remake the regime suites of chapter 54
+# make soak    kill trainings, make all wrong calls        make suites                    remake the regime suites of chapter 54
 
 NAME ?= synthetic
 N ?= 1000
@@ -76,6 +76,7 @@ gradcheck: .venv/installed # make gradcheck N=1000 SEED0=0: so many problems, on
 
 soak: .venv/installed-dev
 	SOAK=100 python -m pytest tests/core/test_store.py -k kill
+	SOAK=1 python -m pytest tests/wrong_calls
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "distillnb needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -393,6 +393,13 @@ def forward_product(share=1.0):
     return _forward_product(check_number("share", share, above=0, most=1))
 
 
+def _first(a, share):
+    "The first rows of an array; a stream may not know beforehand how many there are."
+    if a.shape[0] is not None:
+        return a[: math.ceil(share * a.shape[0])]
+    return a[: tf.cast(tf.math.ceil(share * tf.cast(tf.shape(a)[0], tf.float64)), tf.int32)]
+
+
 @lru_cache
 def _forward_product(share):
     def _estimator(problem, optimizer, student, lam, train_batch, val_batch):
@@ -401,7 +408,7 @@ def _forward_product(share):
         stepped, outer_loss, direction, kept, direct = look_back(
             problem, optimizer, student, lam, gradients, non_trainable, val_batch
         )
-        part = tf.nest.map_structure(lambda a: a[: math.ceil(share * a.shape[0])], train_batch)
+        part = tf.nest.map_structure(lambda a: _first(a, share), train_batch)
         with refuse_loops(), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(lam)
             with tf.autodiff.ForwardAccumulator(student.weights, direction) as push:

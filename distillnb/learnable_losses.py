@@ -15,6 +15,7 @@ from distillnb.losses import (
     as_labels,
     as_logits,
     cross_entropy,
+    divide_by_temperature,
     positive_temperature,
     soft_cross_entropy,
     soft_divergence,
@@ -178,7 +179,7 @@ def decoupled(
     logits = _several_classes(logits)
     hard = cross_entropy(labels, logits)
     T = positive_temperature(temperature)
-    z, t = (tf.cast(v, tf.float64) / T for v in (logits, as_logits(teacher_logits)))
+    z, t = (divide_by_temperature(v, T) for v in (logits, as_logits(teacher_logits)))
     right = _one_hot(labels, logits)
 
     def others(v):

@@ -112,11 +112,14 @@ def to_tensors(split, name="train"):
     """
     tensors = {}
     for what, value in split.items():
+        if isinstance(value, list) and not any(hasattr(a, "shape") for a in value):
+            value = np.array(value)  # a table of numbers as Python's lists
         try:
             tensors[what] = tf.nest.map_structure(tf.convert_to_tensor, value)
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"the {name} set, {what}: wanted arrays, got {type(value).__name__} ({error})"
+                f"the {name} set, {what}: wanted arrays, got {type(value).__name__} "
+                f"({str(error).strip().splitlines()[0]})"
             ) from error
     leaves = {}
     for what, value in tensors.items():

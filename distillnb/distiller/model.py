@@ -10,6 +10,7 @@ __all__ = ['ESTIMATORS', 'DEFAULT_START', 'MAX_RECORDED', 'MetaDistiller', 'Reco
 import hashlib
 import inspect
 import json
+import traceback
 import warnings
 from functools import partial
 
@@ -437,6 +438,23 @@ class MetaDistiller(keras.Model):
         """
         return self.student.save(*arguments, **options)
 
+    def save_own_variables(self, store):
+        """As in Keras, and the seeds of Dropout and its like, which Keras leaves out."""
+        super().save_own_variables(store)
+        for i, seed in enumerate(self._seeds()):
+            store[f"seed_{i}"] = seed.numpy()
+
+    def load_own_variables(self, store):
+        """As in Keras, and the seeds."""
+        names = list(store.keys())
+        super().load_own_variables({n: store[n] for n in names if not n.startswith("seed_")})
+        for i, seed in enumerate(self._seeds()):
+            if f"seed_{i}" in names:
+                seed.assign(store[f"seed_{i}"])
+
+    def _seeds(self):
+        return [v for v in self.student.non_trainable_variables if "seed_generator" in v.path]
+
     @property
     def saved_variables(self):
         """The variables that a step reads and leaves, in a fixed order; `Resume` saves them."""
@@ -545,8 +563,8 @@ class MetaDistiller(keras.Model):
         check_loss_inputs(self._required, known)
         if self._widths is None:
             self._widths = [f.shape[-1] for f in batch["teacher_features"]]
-        x = tf.nest.map_structure(lambda a: a[:2], batch["x"])
-        logits = tf.convert_to_tensor(_call_on_inputs(self.student, x))
+        x = tf.nest.map_structure(lambda a: a[: self._few()], batch["x"])
+        logits = tf.convert_to_tensor(_call_on_inputs("student", self._inference, x))
         self._classes, self._rank = logits.shape[-1], logits.shape.rank
         check_draws(self.student, x)
         if are_probabilities(logits):
@@ -558,7 +576,8 @@ class MetaDistiller(keras.Model):
             self._build_state()
 
     def _build_metrics(self, batch):
-        few = tf.nest.map_structure(lambda a: a[:2], {name: batch[name] for name in ("x", "y")})
+        pair = {name: batch[name] for name in ("x", "y")}
+        few = tf.nest.map_structure(lambda a: a[: self._few()], pair)
         logits = tf.cast(self._inference(few["x"]), tf.float32)
         self._see_metrics(few["x"], normalize_labels(few, task=self.task)["y"], logits)
         self.reset_metrics()
@@ -567,7 +586,12 @@ class MetaDistiller(keras.Model):
         "The train set with the teacher's answers, as logits; of a stream the first batch is seen."
         batch = train.first_batch()
         few = tf.nest.map_structure(lambda a: a[:64], batch)
-        answers = self._with_teacher_logits(self._with_teacher_features(few))["teacher_logits"]
+
+        def _ask(x):
+            asked = self._with_teacher_features(few | {"x": x})
+            return self._with_teacher_logits(asked)["teacher_logits"]
+
+        answers = _call_on_inputs("teacher", _ask, few["x"])
         check_teacher(answers, self._classes)
         probabilities = self._find_teacher_output(answers)
         self._log_in_step = probabilities and isinstance(train, StreamSource)
@@ -575,6 +599,11 @@ class MetaDistiller(keras.Model):
         if isinstance(train, ArraySource):
             check_teacher(train.examples["teacher_logits"], self._classes)
         return train
+
+    def _few(self):
+        "So many examples tell what the student gives; some students take a certain number."
+        inputs = getattr(self.student, "inputs", None)
+        return (inputs[0].shape[0] if inputs else None) or 2
 
     def _form(self):
         "What labels must fit: the task, the number of classes, the axes of the logits."
@@ -860,19 +889,21 @@ def _call(model, x, training):
     return model(x)
 
 
-def _call_on_inputs(student, x):
-    "The student's first answer, and ours where it cannot take such inputs."
+def _call_on_inputs(who, model, x):
+    "The first answer of student or teacher, and ours where it cannot take such inputs."
     try:
-        outputs = _call(student, x, False)
+        outputs = model(x)
     except Exception as error:
+        if "/distillnb/" in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
         found = [f"{a.dtype.name} {list(a.shape[1:])}" for a in tf.nest.flatten(x)]
         text = str(error).strip().splitlines()
         raise ValueError(
-            f"the student cannot be called on these inputs, for each example {', '.join(found)}: "
-            f"{text[0] if text else type(error).__name__}"
+            f"the {who} cannot be called on these inputs, for each example {', '.join(found)}: "
+            f"{' '.join(text[:3]) if text else type(error).__name__}"
         ) from error
     if isinstance(outputs, (list, tuple, dict)):
-        raise ValueError("the student has several outputs: make a model of the logits")
+        raise ValueError(f"the {who} has several outputs: make a model of the logits")
     return outputs
 
 

@@ -197,6 +197,50 @@ def test_a_fit_that_diverges_ends_and_the_next_goes_on():
     assert np.isfinite(again.history["loss"]).all() and int(one.used) == 8
 
 
+def test_lists_of_numbers():
+    lists = fitted(net(), {name: values.tolist() for name, values in TRAIN.items()})
+    arrays = fitted(net())
+    np.testing.assert_allclose(lists.student.get_weights()[0], arrays.student.get_weights()[0])
+
+
+def test_a_student_of_a_fixed_batch_and_a_teacher_of_other_inputs():
+    x = rng.normal(size=(160, 5, 6)).astype("float32")
+    layers = [keras.Input((5, 6), batch_size=32), L.GRU(4, stateful=True), L.Dense(3)]
+    one = fitted(keras.Sequential(layers), TRAIN | {"x": x[:96]}, meta_validation=(x[96:], Y[96:]))
+    assert np.isfinite(one.history.history["loss"]).all()
+    with pytest.raises(ValueError, match="the teacher cannot be called on these inputs"):
+        fitted(net(), (X[:96], Y[:96]), net(shape=(4,)))
+
+
+@pytest.mark.parametrize("route", ["one_step", "forward_product"])
+def test_streams(route):
+    stream = tf.data.Dataset.from_tensor_slices(TRAIN).batch(32)
+    held_out = tf.data.Dataset.from_tensor_slices(HELD_OUT).batch(32)
+    one = fitted(net(), stream, compiled={"hypergradient": route}, meta_validation=held_out)
+    assert np.isfinite(one.history.history["loss"]).all() and one.hypergradient_norm > 0
+
+
+def test_save_weights_brings_everything_back(tmp_path):
+    def new(seed):
+        keras.utils.set_random_seed(seed)
+        layers = [L.Dense(8, "relu"), L.BatchNormalization(), L.Dropout(0.2), L.Dense(3)]
+        one = MetaDistiller(None, keras.Sequential([keras.Input((6,)), *layers]))
+        one.compile(Adam(0.01), lines=(3, 4))
+        return one
+
+    def go_on(one, epochs, begin=0):
+        one.fit(TRAIN, **(PLAIN | {"epochs": epochs, "initial_epoch": begin}))
+
+    one, other = new(0), new(1)
+    go_on(one, 2)
+    one.save_weights(tmp_path / "all.weights.h5")
+    other.load_weights(tmp_path / "all.weights.h5")
+    for a in (one, other):
+        go_on(a, 4, 2)
+    for ours, theirs in zip(one.saved_variables, other.saved_variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def twice(own):
     def loss(labels, logits, teacher_logits, lam):
         return own * cross_entropy(labels, logits) + 0 * lam.beta1

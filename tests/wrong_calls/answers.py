@@ -319,6 +319,5 @@ _declare(
 FOREIGN = {
     "compile: metrics BinaryAccuracy": "Keras's metric, which is asked for [batch] and [batch, 3]",
     "compile: metrics mse": "the same",
-    "fit data: teacher takes other inputs": "the teacher's own message, of Keras",
     "losses: soft_ce unknown static shapes other classes in graph": "our words, raised by a graph",
 }
