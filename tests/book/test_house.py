@@ -21,7 +21,8 @@ MAY_IMPORT = {
 }
 LEVELS = [  # of the core: a module imports only from the levels above its own
     {"checks"},
-    {"bilevel", "losses", "optimizers", "second_order", "store", "extrapolation"},
+    {"bilevel", "losses", "second_order", "store", "extrapolation"},
+    {"optimizers"},
     {"parametrization", "hypergradient", "meta_updates"},
     {"learnable_losses", "problem", "horizons"},
     {"bilevel_step"},

@@ -44,8 +44,8 @@ MUTANTS = [
     Mutant(
         "the hypergradient's sign, inside out",
         "2_hypergradient/22_hypergradient",
-        "tape, gradients, lam, output_gradients=direction)",
-        "tape, gradients, lam, output_gradients=[-d for d in direction])",
+        "lam, output_gradients=[*direction, *kept])",
+        "lam, output_gradients=[*[-d for d in direction], *kept])",
     ),
     Mutant(
         "the hypergradient's sign, by differences",
@@ -56,8 +56,8 @@ MUTANTS = [
     Mutant(
         "gamma dropped, inside out",
         "2_hypergradient/22_hypergradient",
-        "tape, gradients, lam, output_gradients=direction)",
-        "tape, gradients, lam, output_gradients=[-d for d in v])",
+        "direction, moved = reaction(optimizer, *before, v, lam)",
+        "direction, moved = [-d for d in v], reaction(optimizer, *before, v, lam)[1]",
     ),
     Mutant(
         "half a difference",
@@ -80,8 +80,8 @@ MUTANTS = [
     Mutant(
         "Adam's step counted from zero",
         "2_hypergradient/21_optimizers",
-        "t = tf.cast(step, a.dtype) + 1",
-        "t = tf.cast(step, a.dtype) + 2",
+        "t = tf.cast(step, a.dtype) + 1\n    corrected = rate * tf.sqrt(1 - b**t)",
+        "t = tf.cast(step, a.dtype) + 2\n    corrected = rate * tf.sqrt(1 - b**t)",
     ),
     Mutant(
         "the abscissa off by one, in the fit",
@@ -112,6 +112,78 @@ MUTANTS = [
         "reference/store",
         "for old in older[1:]:",
         "for old in older:",
+    ),
+    Mutant(
+        "labels below zero are let in",
+        "reference/checks",
+        "if low < 0 or high >=",
+        "if high >=",
+    ),
+    Mutant(
+        "one class too many is let in",
+        "reference/checks",
+        "high >= (2**31",
+        "high > (2**31",
+    ),
+    Mutant(
+        "arrays of several lengths are let in",
+        "reference/checks",
+        "if len(lengths) != 1 or not",
+        "if not",
+    ),
+    Mutant(
+        "negative weights are let in",
+        "reference/checks",
+        "if np.any(w < 0) or not np.any(w > 0):",
+        "if not np.any(w > 0):",
+    ),
+    Mutant(
+        "infinite numbers are let in",
+        "reference/checks",
+        "if number and math.isfinite(value) and",
+        "if number and",
+    ),
+    Mutant(
+        "a copy that differs by rounding is no copy",
+        "reference/batches",
+        "<= 2e-5 * scale",
+        "<= 0 * scale",
+    ),
+    Mutant(
+        "yes and no change places",
+        "reference/problem",
+        "tf.stack([tf.zeros_like(logits), logits], -1)",
+        "tf.stack([logits, tf.zeros_like(logits)], -1)",
+    ),
+    Mutant(
+        "labels of yes and no change places",
+        "reference/problem",
+        "tf.stack([1 - yes, yes], -1)",
+        "tf.stack([yes, 1 - yes], -1)",
+    ),
+    Mutant(
+        "a table about other inputs is believed",
+        "reference/teachers",
+        "    if others:\n",
+        "    if others > len(ids):\n",
+    ),
+    Mutant(
+        "a diverged replica's memory moves on",
+        "3_training/33_bilevel_step",
+        "    student, lam, memory = tf.nest.map_structure(",
+        "    student, lam, _ = tf.nest.map_structure(",
+    ),
+    Mutant(
+        "the right class among the others",
+        "4_keras/42_your_own_loss",
+        "tf.where(right, tf.constant(-np.inf, v.dtype), v)",
+        "v",
+    ),
+    Mutant(
+        "a share above one is let in",
+        "4_keras/42_your_own_loss",
+        "np.all((value >= 0) & (value <= 1))",
+        "np.all(value >= 0)",
     ),
 ]
 
