@@ -439,13 +439,21 @@ class MetaDistiller(keras.Model):
         return self.student.save(*arguments, **options)
 
     def save_own_variables(self, store):
-        """As in Keras, and the seeds of Dropout and its like, which Keras leaves out."""
+        """As in Keras, and the seeds of Dropout and its like, which Keras leaves out.
+
+        Args:
+            store: Where Keras keeps arrays by name.
+        """
         super().save_own_variables(store)
         for i, seed in enumerate(self._seeds()):
             store[f"seed_{i}"] = seed.numpy()
 
     def load_own_variables(self, store):
-        """As in Keras, and the seeds."""
+        """As in Keras, and the seeds.
+
+        Args:
+            store: What `save_own_variables` has filled; without seeds, of an older file.
+        """
         names = list(store.keys())
         super().load_own_variables({n: store[n] for n in names if not n.startswith("seed_")})
         for i, seed in enumerate(self._seeds()):
