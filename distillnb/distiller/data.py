@@ -194,9 +194,6 @@ def check_teacher(logits, classes, name="train"):
 
     Raises:
         ValueError: For another number of classes, and for NaN.
-
-    Warns:
-        UserWarning: If they look like probabilities.
     """
     logits = np.asarray(logits)
     if logits.shape[-1] != classes:
@@ -291,22 +288,25 @@ def _rows(x):
 
 
 def _found_in(rows, others, but_itself=False):
-    "For each row, whether one of the others is the same up to rounding."
-    scale = max(np.abs(others).max(initial=0), 1e-12)
+    "For each row, whether one of the others is the same up to rounding, by the scale of a column."
+    low, high = others.min(0), others.max(0)
+    largest = max(np.abs(others).max(initial=0), 1e-12)
+    scale = np.where(high > low, np.maximum(np.abs(low), np.abs(high)), largest)
+    rows, others = rows / scale, others / scale
     direction = np.random.default_rng(0).normal(size=rows.shape[1]) / np.sqrt(rows.shape[1])
     place, places = rows @ direction, others @ direction
     order = np.argsort(places)
-    near = 1e-5 * scale
+    near = 1e-4
     first = np.searchsorted(places[order], place - near)
     found = np.zeros(len(rows), bool)
-    for k in range(8 + but_itself):  # of rows so near along one direction, a few are looked at
+    for k in range(32 + but_itself):  # of rows so near along one direction, a few are looked at
         candidate = order[np.minimum(first + k, len(order) - 1)]
         close = np.abs(places[candidate] - place) <= near
         close &= ~found & (first + k < len(order))
         if but_itself:
             close &= candidate != np.arange(len(rows))
         at = np.flatnonzero(close)
-        found[at] = np.abs(rows[at] - others[candidate[at]]).max(1, initial=0) <= 2e-5 * scale
+        found[at] = np.abs(rows[at] - others[candidate[at]]).mean(1) <= 2e-5
     return found
 
 
