@@ -49,6 +49,7 @@ from distillnb.problem import (
     TASKS,
     final_activation,
     functional_call,
+    mode_of,
     on_logits,
     pair_labels,
     pairs,
@@ -404,7 +405,7 @@ class MetaDistiller(keras.Model):
 
     def call(self, inputs, training=None):
         """The student's logits."""
-        return _call(self.student, inputs, training)
+        return self.student(inputs, **mode_of(self.student, training))
 
     def evaluate(self, x=None, y=None, **options):
         """Loss and metrics of the student alone, as in Keras.
@@ -618,7 +619,7 @@ class MetaDistiller(keras.Model):
         return self.task, self._classes, self._rank
 
     def _inference(self, x):
-        return _call(self.student, x, False)
+        return self.student(x, **mode_of(self.student, training=False))
 
     def _see_metrics(self, x, y, logits, sample_weight=None):
         "The metrics, of logits, or of probabilities where the answer is yes or no."
@@ -891,12 +892,6 @@ def _sort_callbacks(callbacks):
     return next(iter(savers), None), [c for c in given if c not in savers]
 
 
-def _call(model, x, training):
-    if "training" in inspect.signature(model.call).parameters:
-        return model(x, training=training)
-    return model(x)
-
-
 def _call_on_inputs(who, model, x):
     "The first answer of student or teacher, and ours where it cannot take such inputs."
     try:
@@ -930,7 +925,7 @@ def check_draws(student, x):
 
     generator = global_seed_generator()
     with keras.StatelessScope() as scope:
-        _call(student, x, True)
+        student(x, **mode_of(student, training=True))
     if scope.get_current_value(generator.state) is not None:
         raise ValueError(
             "a layer of the student draws random numbers without a generator of its own, and would "
@@ -944,8 +939,8 @@ def _with_constraints(rule, constraints):
     if not any(constraints):
         return rule
 
-    def _update(weights, gradients, slots, step, *more):
-        weights, slots = rule.update(weights, gradients, slots, step, *more)
+    def _update(weights, gradients, slots, step):
+        weights, slots = rule.update(weights, gradients, slots, step)
         pairs = zip(weights, constraints, strict=True)
         return [bound(w) if bound else w for w, bound in pairs], slots
 
@@ -969,7 +964,7 @@ def describe(function):
 
     Returns:
         Its module and name, the hash of its code, and what it has closed over, as far as these are
-        numbers, text or functions.
+        numbers, text, arrays or functions.
     """
     if isinstance(function, partial):
         return f"partial {describe(function.func)} {function.args!r} {function.keywords!r}"
@@ -983,8 +978,9 @@ def describe(function):
     constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
     inner = [c.co_code.hex() for c in code.co_consts if hasattr(c, "co_code")]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    arrays = [arrays_digest(c) for c in cells if isinstance(c, (np.ndarray, tf.Tensor))]
     plain = [describe(c) for c in cells if callable(c) or isinstance(c, (str, bool, int, float))]
-    body = [code.co_code.hex(), repr(constants), *inner, repr(code.co_names), *plain]
+    body = [code.co_code.hex(), repr(constants), *inner, repr(code.co_names), *plain, *arrays]
     body += [repr(function.__defaults__), repr(function.__kwdefaults__)]
     digest = hashlib.sha256("\n".join(body).encode()).hexdigest()
     return f"{function.__module__}.{function.__qualname__} {digest[:16]}"

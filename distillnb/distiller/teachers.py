@@ -8,7 +8,6 @@ __all__ = ['logits', 'model_hash', 'structure_hash', 'data_hash', 'TeacherLogits
 
 # %% ../../nbs/reference/teachers.ipynb #0f15cde9
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -21,16 +20,10 @@ import numpy as np
 import tensorflow as tf
 
 from ..checks import check_finite, check_lengths
+from ..problem import mode_of
 from ..store import write_file
 
 # %% ../../nbs/reference/teachers.ipynb #4bd239e3
-def _call(model, x):
-    "A model's answer in inference mode, whether its `call` knows of modes or not."
-    if "training" in inspect.signature(model.call).parameters:
-        return model(x, training=False)
-    return model(x)
-
-
 def logits(model, x, batch_size=1000):
     """The model's logits in inference mode, as NumPy.
 
@@ -45,7 +38,8 @@ def logits(model, x, batch_size=1000):
     Raises:
         ValueError: If there are no examples.
     """
-    parts = [np.asarray(_call(model, x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+    mode, starts = mode_of(model, training=False), range(0, len(x), batch_size)
+    parts = [np.asarray(model(x[i : i + batch_size], **mode)) for i in starts]
     if not parts:
         raise ValueError("there are no examples to give logits of")
     return np.concatenate(parts).astype(np.float32)
@@ -281,7 +275,7 @@ def _answers(teacher, batch):
     if not isinstance(teacher, keras.Model):
         return _from_function(teacher, batch["x"])
     if tf.inside_function():
-        return _call(teacher, batch["x"])
+        return teacher(batch["x"], **mode_of(teacher, training=False))
     if tf.nest.is_nested(batch["x"]):
         return tf.constant(teacher.predict(batch["x"], 1000, verbose=0))
     return tf.constant(logits(teacher, batch["x"]))

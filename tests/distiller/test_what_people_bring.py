@@ -329,6 +329,8 @@ def test_resume_sees_another_constant_in_a_loss(tmp_path):
     resumed(tmp_path, {"made": {"loss": twice(1.0)}})
     with pytest.raises(ValueError, match="configuration.loss"):
         resumed(tmp_path, {"made": {"loss": twice(100.0)}})
+    with pytest.raises(ValueError, match="configuration.loss"):
+        resumed(tmp_path, {"made": {"loss": twice(np.ones(1, "float32"))}})
 
 
 def test_resume_says_what_it_does(tmp_path, capsys):
